@@ -1,0 +1,83 @@
+package formats
+
+import (
+	"io"
+	"iter"
+)
+
+// Kind is the status of a run of guest bytes.
+type Kind uint8
+
+const (
+	// Data: the bytes are in the file at Host, one for one.
+	Data Kind = iota + 1
+	// Compressed: the bytes come out of a compressed unit at Host.
+	Compressed
+	// Zero: recorded as zero; a parent is not asked.
+	Zero
+	// Hole: nothing is stored and there is no parent: reads as zero.
+	Hole
+	// Parent: nothing is stored here; the parent's bytes show through, and
+	// zeros where the parent is shorter.
+	Parent
+)
+
+// String returns the word used in listings: data, compressed, zero, hole,
+// parent.
+func (k Kind) String() string {
+	switch k {
+	case Data:
+		return "data"
+	case Compressed:
+		return "compressed"
+	case Zero:
+		return "zero"
+	case Hole:
+		return "hole"
+	case Parent:
+		return "parent"
+	}
+	return "invalid"
+}
+
+// An Extent is a run of guest bytes with one status.
+type Extent struct {
+	Offset int64 // guest offset of the first byte
+	Length int64 // bytes; positive
+	Kind   Kind
+	Host   int64 // file offset of the first byte (Data) or of the compressed unit (Compressed); else 0
+	Depth  int   // how many parents down the bytes were found; 0: in this image
+}
+
+// End is the guest offset behind the last byte.
+func (e Extent) End() int64 { return e.Offset + e.Length }
+
+// A Mapper says where guest bytes lie: all that a disk format must supply. Its
+// methods may be called from several goroutines at once.
+type Mapper interface {
+	// Size is the guest's disk in bytes.
+	Size() int64
+	// MapAt returns the run that holds guest offset off, as long as one
+	// lookup tells: Offset <= off < End() <= Size(). Neighbouring runs may
+	// have the same status. off outside [0, Size()) gives io.EOF.
+	MapAt(off int64) (Extent, error)
+}
+
+// Info describes an open Disk.
+type Info struct {
+	Header
+	// Depth is the number of parents in use below this image.
+	Depth int
+}
+
+// A Disk is the guest's bytes, with parents and compression resolved. Its
+// methods may be called from several goroutines at once, Close excepted.
+type Disk interface {
+	Source
+	// Info describes the topmost image.
+	Info() Info
+	// Extents yields the runs that tile [off, off+n) clipped to the disk, in
+	// order, neighbours of one status merged. It stops after the first error.
+	Extents(off, n int64) iter.Seq2[Extent, error]
+	io.Closer
+}
