@@ -168,6 +168,7 @@ type Hints struct {
 	Torn      bool   `json:"torn,omitempty"`      // packed while it was being changed
 	Offset    int64  `json:"offset,omitempty"`    // of the member's section in the table of blocks
 	Length    int64  `json:"length,omitempty"`    // of that section in bytes; 0: it has none
+	Blocks    int64  `json:"blocks,omitempty"`    // number of digests in it
 }
 
 // How an archive holds a member's content.
