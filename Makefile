@@ -1,0 +1,57 @@
+# Every target can be run again at any time. Nothing here needs a network service, except what fetches the
+# linters (once, from the Go module proxy) and, on a machine that has never built this, the modules of go.sum.
+
+SHELL   := /bin/bash
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BIN     := bin/tarvm
+
+# The go tool's ./... passes over testdata; the programs there are named one by one.
+AUX     := $(shell find testdata -name '*.go' | sed -e 's|/[^/]*$$||' -e 's|^|./|' | sort -u)
+PKGS    := ./... $(AUX)
+
+TESTFLAGS ?=
+TIMEOUT   ?= 15m
+FUZZTIME  ?= 10s
+
+.DEFAULT_GOAL := build
+.PHONY: build test race fuzz lint cross demo bench vm clean help go tools
+
+build: go ## build bin/tarvm, static, for this machine
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/tarvm
+
+test: go tools ## run all tests; RACE=1 with the race detector, TARVM_REQUIRE_TOOLS=1 to fail where a tool is missing
+	$(if $(RACE),CGO_ENABLED=1) $(GO) test -timeout $(TIMEOUT) $(if $(RACE),-race) $(TESTFLAGS) $(PKGS)
+
+race: ## run all tests with the race detector (needs a C compiler)
+	@$(MAKE) --no-print-directory test RACE=1
+
+fuzz: go ## run every fuzz target for FUZZTIME (10s), five minutes in all
+	GO=$(GO) FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+lint: go ## go vet, gofmt, staticcheck, golangci-lint, govulncheck; fetches them once
+	GO=$(GO) .ci/lint $(PKGS)
+
+cross: go ## build and vet for Linux, macOS and Windows on amd64 and arm64
+	GO=$(GO) .ci/cross $(PKGS)
+
+demo: build ## pack, change, pack an increment, verify, restore and compare a VM directory made here
+	TARVM=$(BIN) testdata/demo.sh
+
+vm: go ## make the bench's VM in VM (/var/tmp/vm), a real Debian where this machine can
+	testdata/vm/make.sh "$${VM:-/var/tmp/vm}"
+
+bench: build ## compare with other tools, side by side, as a Markdown table; RUNS, ONLY, SLOW, VM
+	TARVM=$(BIN) testdata/bench/run.sh
+
+clean: ## remove what was built here
+	rm -rf bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+go:
+	@command -v $(GO) >/dev/null || { echo "missing: $(GO) (Go $$(awk '$$1 == "go" { print $$2 }' go.mod) or newer, https://go.dev/dl)" >&2; exit 1; }
+
+tools:
+	@.ci/tools --check
