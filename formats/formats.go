@@ -86,11 +86,11 @@ func (e *FormatError) Unwrap() error { return e.Err }
 // A Header is what the fixed structures of an image say, before its tables are
 // walked. The zero value is a file without structure: raw.
 //
-// Grid, Unit and Stride say where guest data lies in the file: unit k, if it
-// exists, occupies Unit bytes from file offset Grid + k*Step(), and its first
-// byte is at a guest offset that is a multiple of Unit. Which guest unit it
-// holds, and whether a slot holds metadata instead, only the tables know. The
-// three describe where writers put units; an image may hold some elsewhere.
+// Grid, Unit and Stride say where guest data lies in the file: slot k occupies
+// Unit bytes from file offset Grid + k*Step(), and its first byte is at a guest
+// offset that is a multiple of Unit. Which guest unit a slot holds, and whether
+// it holds metadata instead, only the tables know. The three describe where
+// most units of the image are; some may lie elsewhere.
 type Header struct {
 	// Format is qemu's name: raw, vmdk, qcow2, vdi, vpc, vhdx, parallels.
 	Format string
@@ -100,10 +100,12 @@ type Header struct {
 	// VirtualSize is the guest's disk in bytes; for one extent of a split disk
 	// that extent's share. 0: the header does not say.
 	VirtualSize int64
-	// Unit is the cluster, grain or block in bytes; 0: none.
+	// Unit is the cluster, grain or block in bytes, or, where the format
+	// aligns blocks to less than their size, that alignment; 0: none.
 	Unit int64
-	// Grid is the file offset of the first unit; 0 when units are aligned to
-	// the start of the file, or when there are none.
+	// Grid is the file offset of the first unit modulo Unit, so that it is 0
+	// when units are aligned to the start of the file. With a Stride it is
+	// the file offset of the first unit.
 	Grid int64
 	// Stride is the distance in bytes between the starts of neighbouring units
 	// where the format puts something between them; 0: Unit.
