@@ -17,7 +17,8 @@
 //     and more it is base-256 and not a pax "size" record: Python's tarfile loses its place in a sparse member that
 //     has such a record. GNU tar, bsdtar, Python and Go read the base-256 form.
 //   - The map ends with an empty run at the end of the file where the file ends in a hole: without it, GNU tar 1.34
-//     restores a file that is only a hole as an empty one. Go reads maps up to 1 MiB: see [LimitExtents].
+//     restores a file that is only a hole as an empty one. Go reads maps up to 1 MiB, and GNU tar takes
+//     each run to start at a block, which others do not: see [LimitExtents].
 //   - A name that is not UTF-8 stays as it is in the ustar field. Where it must be a record, hdrcharset=BINARY goes
 //     with it: bsdtar 3.6 exits 1 without; GNU tar 1.34 warns about it and exits 0.
 //   - '=' in the name of an extended attribute is written %3D, and '%' before "25" or "3D" is written %25, which GNU

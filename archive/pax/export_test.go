@@ -5,6 +5,9 @@ import "slices"
 // LimitExtentsTo is LimitExtents with a limit that tests can reach.
 func LimitExtentsTo(ext []Extent, size, limit int64) []Extent { return limitExtents(ext, size, limit) }
 
+// AlignExtents extends runs to block borders.
+func AlignExtents(ext []Extent, size int64) []Extent { return alignExtents(ext, size) }
+
 // MapLen is the unpadded length of a map.
 func MapLen(ext []Extent, size int64) int64 { return mapLen(ext, size) }
 

@@ -58,7 +58,8 @@ type Header struct {
 	// A value is not empty (that would delete the record). Keys that follow from other fields may not be here.
 	Records map[string]string
 	// Sparse is nil for a plain file. Otherwise it lists the runs of data: ascending, not empty, not touching, inside
-	// Size. Not nil but empty: the file is one hole.
+	// Size. Not nil but empty: the file is one hole. When writing, all runs but the last must be a multiple of BlockSize
+	// long; LimitExtents sees to it.
 	Sparse []Extent
 
 	// Set by the reader, ignored when writing.

@@ -48,6 +48,9 @@ func (m *mapBuilder) add(off, length int64) error {
 }
 
 // checkExtents validates a map for writing and returns the sum of its lengths.
+//
+// All runs but the last are whole blocks because GNU tar 1.34 starts to read each run at a block, while bsdtar, Python and
+// Go expect one right behind the other.
 func checkExtents(ext []Extent, size int64) (sum int64, err error) {
 	end := int64(-1)
 	for i, e := range ext {
@@ -59,6 +62,8 @@ func checkExtents(ext []Extent, size int64) (sum int64, err error) {
 				i, e.Offset, end)
 		case e.Offset > size || e.Length > size-e.Offset:
 			return 0, headerErr("sparse run %d, %d+%d, passes the end of the file at %d", i, e.Offset, e.Length, size)
+		case Padding(e.Length) != 0 && i < len(ext)-1:
+			return 0, headerErr("sparse run %d of %d bytes is not whole blocks; use LimitExtents", i, e.Length)
 		}
 		end = e.Offset + e.Length
 		sum += e.Length
@@ -124,14 +129,39 @@ func (s *mapSizer) total(mark bool, size int64) int64 {
 	return b + int64(digits(n)) + 1
 }
 
-// LimitExtents returns a map that AppendHeader accepts: ext itself when its encoding stays within MaxMap, otherwise a
-// new one in which the smallest holes, of equal ones the first, have become data. As few are closed as will do. ext must
-// be as Header.Sparse describes. The bytes of a closed hole are zeros that the caller must store.
+// LimitExtents returns a map that AppendHeader accepts. That is ext itself when its encoding stays within MaxMap and all
+// its runs but the last are whole blocks. Otherwise it is a new one: each run is extended to block borders in the file,
+// then the smallest holes, of equal ones the first, become data until the map fits, as few as will do. ext must be as
+// Header.Sparse describes. What was a hole and now is data, the caller must store like other data: zeros, as a rule.
 func LimitExtents(ext []Extent, size int64) []Extent {
 	return limitExtents(ext, size, MaxMap)
 }
 
+// alignExtents extends all runs to block borders, the last one no further than to the end of the file.
+func alignExtents(ext []Extent, size int64) []Extent {
+	out := make([]Extent, 0, len(ext))
+	for _, e := range ext {
+		start := e.Offset &^ (BlockSize - 1)
+		end := e.Offset + e.Length
+		if pad := Padding(end); pad > size-end {
+			end = size
+		} else {
+			end += pad
+		}
+		if k := len(out) - 1; k >= 0 && start <= out[k].Offset+out[k].Length {
+			out[k].Length = end - out[k].Offset
+		} else {
+			out = append(out, Extent{start, end - start})
+		}
+	}
+	return out
+}
+
 func limitExtents(ext []Extent, size, limit int64) []Extent {
+	if _, err := checkExtents(ext, size); err == nil && mapLen(ext, size) <= limit {
+		return ext
+	}
+	ext = alignExtents(ext, size)
 	if len(ext) < 2 || mapLen(ext, size) <= limit {
 		return ext
 	}
