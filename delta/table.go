@@ -57,7 +57,7 @@ func (w *SectionWriter) Add(blocks []Digest) {
 		for j < len(blocks) && blocks[j].IsZero() {
 			j++
 		}
-		w.zero(int64(j - i))
+		w.AddZeros(int64(j - i))
 		i = j
 		for j < len(blocks) && !blocks[j].IsZero() {
 			w.write(blocks[j][:])
@@ -68,7 +68,8 @@ func (w *SectionWriter) Add(blocks []Digest) {
 	}
 }
 
-func (w *SectionWriter) zero(n int64) {
+// AddZeros appends n blocks of zeros.
+func (w *SectionWriter) AddZeros(n int64) {
 	if n == 0 {
 		return
 	}
