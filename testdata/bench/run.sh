@@ -1,0 +1,316 @@
+#!/usr/bin/env bash
+# run.sh: tarvm and the tools that people would take instead, side by side in one run.
+#
+# Every group of rows is measured RUNS (3) times in turn, A B C A B C, so that a slow minute of the machine meets
+# all of them; what counts are ratios of medians within a group. Two workers on at most two processors, warm
+# cache, output synced before the next run begins. Every restore is compared with its source once.
+#
+# stdout gets Markdown tables, OUT (bin/bench.tsv) each run: group, tool, run, wall, user, sys, KiB, bytes.
+#
+#   VM=/var/tmp/vm   the states S1, S2, S3; made by testdata/vm/make.sh when they are not there; never written to
+#   TARVM=bin/tarvm  without it, the rows of the others are measured alone
+#   RUNS=3  ONLY=regex of group/tool  SLOW=1 (xz, too)  LEVELS="1 3 6 9" of zstd  SCRATCH=/var/tmp
+set -uo pipefail
+export LC_ALL=C
+cd "$(dirname "$0")/../.." || exit 1
+VM=${VM:-/var/tmp/vm} RUNS=${RUNS:-3} ONLY=${ONLY:-.} SLOW=${SLOW:-0} LEVELS=${LEVELS:-1 3 6 9} OUT=${OUT:-bin/bench.tsv}
+die() { echo "bench: $*" >&2; exit 1; }
+say() { echo "bench: $*" >&2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+if [ ! -e "$VM/S1" ] || [ ! -e "$VM/S2" ] || [ ! -e "$VM/S3" ]; then
+  say "no S1, S2, S3 in $VM: making them"
+  testdata/vm/make.sh "$VM" || die "no VM to measure with"
+fi
+VM=$(realpath "$VM")
+mkdir -p "$(dirname "$OUT")"
+OUT=$(realpath "$OUT")
+T=$(mktemp -d "${SCRATCH:-/var/tmp}/tarvm-bench.XXXXXX") || exit 1
+trap 'chmod -R u+w "$T"; rm -rf "$T"' EXIT
+trap 'exit 130' INT TERM
+go build -o "$T/measure" ./testdata/bench/measure || die "needs Go"
+tarvm=$(realpath "${TARVM:-bin/tarvm}" 2>/dev/null)
+if [ -n "$tarvm" ] && [ -x "$tarvm" ]; then
+  mkdir "$T/bin" && ln -s "$tarvm" "$T/bin/tarvm"
+  PATH=$T/bin:$PATH
+else
+  say "NO TARVM at ${TARVM:-bin/tarvm} (make build): only the others are measured"
+fi
+export RESTIC_PASSWORD=x RESTIC_CACHE_DIR=$T/restic-cache GOMAXPROCS=2
+export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
+pin=()
+if [ "$(nproc)" -gt 2 ] && have taskset; then
+  pin=(taskset -c "0,1")
+fi
+
+#--- rows ------------------------------------------------------------------------
+group='' tools=() paths=() preps=() cmds=() checks=() onces=()
+declare -A missing
+group() { group=$1 tools=() paths=() preps=() cmds=() checks=() onces=(); }
+
+# row TOOL CMD [PATHS [PREP [CHECK [once]]]]: CMD is timed; PREP comes before each run and CHECK after the first, not
+# timed; what PATHS grow by is the size. The first word of TOOL must be a program.
+row() {
+  local program=${1%% *}
+  [[ "$group/$1" =~ $ONLY ]] || return 0
+  if ! have "$program"; then
+    [ -n "${missing[$program]:-}" ] || say "SKIPPED everywhere: $program is not installed"
+    missing[$program]=1
+    return 0
+  fi
+  tools+=("$1") cmds+=("$2") paths+=("${3:-}") preps+=("${4:-:}") checks+=("${5:-}") onces+=("${6:-}")
+}
+bytes() {
+  local s=0 p
+  for p in "$@"; do
+    [ ! -e "$p" ] || s=$((s + $(du -s --apparent-size -B1 "$p" | cut -f1)))
+  done
+  echo $s
+}
+
+# measured: runs the group's rows in turn, and prints its table.
+measured() {
+  local i run before size rc table=$T/table note
+  local -A failed=()
+  [ ${#tools[@]} != 0 ] || return 0
+  cat "$VM"/S[123]/* >/dev/null
+  : >"$table"
+  for run in $(seq "$RUNS"); do
+    for i in "${!tools[@]}"; do
+      [ -z "${failed[$i]:-}" ] || continue
+      [ "$run" = 1 ] || [ -z "${onces[$i]}" ] || continue
+      (set -e; eval "${preps[$i]}") >"$T/log" 2>&1 # not within a condition: that would undo set -e
+      rc=$?
+      if [ $rc != 0 ]; then
+        failed[$i]="its preparation"
+      else
+        # shellcheck disable=SC2086 # a list of paths
+        before=$(bytes ${paths[$i]})
+        sync -f "$T"
+        "${pin[@]}" "$T/measure" "$T/took" bash -c "set -eo pipefail; ${cmds[$i]}" >"$T/log" 2>&1 </dev/null
+        rc=$?
+        # shellcheck disable=SC2086
+        size=$(($(bytes ${paths[$i]}) - before))
+        if [ $rc != 0 ]; then
+          failed[$i]="exit $rc"
+        elif [ "$run" = 1 ] && [ -n "${checks[$i]}" ] && ! bash -c "${checks[$i]}" >"$T/log" 2>&1; then
+          failed[$i]="WRONG RESULT"
+        else
+          printf '%s\t%s\t%d\t%s\t%d\n' "$group" "${tools[$i]}" "$run" "$(tr ' ' '\t' <"$T/took")" $size >>"$OUT"
+          printf '%d\t%s\t%d\n' "$i" "$(tr ' ' '\t' <"$T/took")" $size >>"$table"
+        fi
+      fi
+      if [ -n "${failed[$i]:-}" ]; then
+        say "FAILED: $group/${tools[$i]}: ${failed[$i]}: $(tail -n 3 "$T/log" | tr '\n' ' ')"
+        printf '%s\t%s\t%d\tFAILED\t%s\n' "$group" "${tools[$i]}" "$run" "${failed[$i]}" >>"$OUT"
+      else
+        say "$group/${tools[$i]}, run $run: $(cut -d' ' -f1 <"$T/took") s"
+      fi
+    done
+  done
+  printf '\n### %s\n\n| tool | s, median | to the first | MB | to the first | peak MiB |\n|---|--:|--:|--:|--:|--:|\n' "$group"
+  for i in "${!tools[@]}"; do
+    note=''
+    [ -z "${failed[$i]:-}" ] || note="FAILED: ${failed[$i]}"
+    sort -n -k2,2 "$table" | awk -F '\t' -v i="$i" -v tool="${tools[$i]}" -v note="$note" -v base="$T/base" '
+      BEGIN { if ((getline line <base) > 0) { split(line, b, " ") } }
+      $1 == i { w[++n] = $2; size = $6; if ($5 > rss) rss = $5 }
+      END {
+        gsub(/\|/, "\\|", tool)
+        if (note != "") { printf "| %s | %s | | | | |\n", tool, note; exit }
+        m = n % 2 ? w[(n + 1) / 2] : (w[n / 2] + w[n / 2 + 1]) / 2
+        if (b[1] == "") { b[1] = m; b[2] = size; printf "%f %d\n", m, size >base }
+        printf "| %s | %.2f | %.2f | %s | %s | %.0f |\n", tool, m, b[1] ? m / b[1] : 0,
+          size ? sprintf("%.1f", size / 1e6) : "", size && b[2] ? sprintf("%.2f", size / b[2]) : "", rss / 1024
+      }'
+  done
+  rm -f "$T/base"
+}
+
+# once NAME COMMAND...: runs the command the first time that the name is asked for.
+once() {
+  [ ! -e "$T/did.$1" ] || return 0
+  "${@:2}" || { say "could not prepare $1"; return 1; }
+  : >"$T/did.$1"
+}
+
+#--- what rows build on ------------------------------------------------------------
+# S4 is S3 after a few minutes: 64 places of the disk, 2 of each 64 KiB, and one of the log.
+make_s4() {
+  cp -r --sparse=always --preserve=all "$VM/S3" "$T/S4" || return 1
+  local disk=$T/S4/vm.vmdk i n
+  n=$(($(stat -c %s "$disk") / 4096))
+  for i in $(seq 64); do
+    head -c 8192 /dev/urandom | dd of="$disk" bs=4096 seek=$((n / 4 + i * (n / 2 / 64))) conv=notrunc status=none || return 1
+  done
+  echo "a line more" >>"$T/S4/vmware.log"
+}
+dir() {
+  if [ "$1" = S4 ]; then
+    once S4 make_s4 >&2 || return 1
+    echo "$T/S4"
+  else
+    echo "$VM/$1"
+  fi
+}
+before() { echo "S$((${1#S} - 1))"; }
+
+# pack STATE [PARENT] puts the state into T/cSTATE.tar.zst.
+pack() {
+  local d
+  d=$(dir "$1") && tarvm pack "$d" -o "$T/c$1.tar.zst" --workers 2 ${2:+--parent "$T/c$2.tar.zst.manifest"}
+}
+chain() { once packS1 pack S1 && once packS2 pack S2 S1 && once packS3 pack S3 S2 && once packS4 pack S4 S3; }
+pack_full4() { dir S4 >/dev/null && tarvm pack "$T/S4" -o "$T/full4.tar.zst" --workers 2; }
+full4() { once full4 pack_full4; }
+pack_tar4() { dir S4 >/dev/null && tar -cf - -C "$T/S4" . | zstd -q -T2 -3 -o "$T/tar4.tar.zst"; }
+tar4() { once tar4 pack_tar4; }
+
+# The next three make a repository with the states up to STATE, as T/PROGRAM.STATE, from the one before it. Runs
+# start from a copy.
+restic_at() { # STATE
+  local r=$T/restic.$1 d
+  [ ! -d "$r" ] || return 0
+  rm -rf "$r.new"
+  if [ "$1" = S0 ]; then
+    restic -q init -r "$r.new" || return 1
+  else
+    restic_at "$(before "$1")" && cp -a "$T/restic.$(before "$1")" "$r.new" && d=$(dir "$1") || return 1
+    (cd "$d" && restic -q -r "$r.new" backup .) || return 1
+  fi
+  mv "$r.new" "$r"
+}
+borg_at() { # KEY CHUNKER STATE
+  local r=$T/borg.$1.$3 p d
+  [ ! -d "$r" ] || return 0
+  rm -rf "$r.new"
+  mkdir "$r.new"
+  if [ "$3" = S0 ]; then
+    BORG_BASE_DIR=$r.new/base borg init -e none "$r.new/repo" || return 1
+  else
+    p=$(before "$3")
+    borg_at "$1" "$2" "$p" && cp -a "$T/borg.$1.$p/." "$r.new/" && d=$(dir "$3") || return 1
+    (cd "$d" && BORG_BASE_DIR=$r.new/base borg create -C zstd,3 --chunker-params "$2" "$r.new/repo::$3" .) || return 1
+  fi
+  mv "$r.new" "$r"
+}
+casync_at() { # STATE
+  local r=$T/casync.$1 d
+  [ ! -d "$r" ] || return 0
+  rm -rf "$r.new"
+  if [ "$1" = S0 ]; then
+    mkdir "$r.new" || return 1
+  else
+    casync_at "$(before "$1")" && cp -a "$T/casync.$(before "$1")" "$r.new" && d=$(dir "$1") || return 1
+    casync make --with=unix --store="$r.new/s.castr" "$r.new/$1.caidx" "$d" || return 1
+  fi
+  mv "$r.new" "$r"
+}
+
+borgs=("default:buzhash,19,23,21,4095" "64 KiB:fixed,65536")
+# step FROM TO [FLAG]: the rows of the repositories for a backup of TO after FROM (S0 is an empty one). FLAG is restic's.
+step() {
+  local b key
+  row "restic (encrypts)" "cd $VM/$2 && restic -q -r $T/r backup ${3:-} ." "$T/r" \
+    "restic_at $1; rm -rf $T/r; cp -a $T/restic.$1 $T/r"
+  for b in "${borgs[@]}"; do
+    key=${b%%:*} key=${key// /}
+    row "borg create, zstd 3, chunks ${b%%:*}" \
+      "cd $VM/$2 && BORG_BASE_DIR=$T/b/base borg create -C zstd,3 --chunker-params ${b#*:} $T/b/repo::new ." "$T/b/repo" \
+      "borg_at $key ${b#*:} $1; rm -rf $T/b; cp -a $T/borg.$key.$1 $T/b"
+  done
+}
+
+#--- the groups -------------------------------------------------------------------------
+printf 'group\ttool\trun\twall\tuser\tsys\tkib\tbytes\n' >"$OUT"
+echo "## Measured on $(date -u +%F): $(nproc) processors, $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), load $(cut -d' ' -f1 /proc/loadavg), $RUNS runs"
+echo
+echo "VM directory: S1 $(($(bytes "$VM/S1") / 1000000)), S2 $(($(bytes "$VM/S2") / 1000000)), S3 $(($(bytes "$VM/S3") / 1000000)) MB"
+if have tarvm; then
+  echo "$(tarvm --version 2>/dev/null || echo 'tarvm without a version'), $(zstd --version 2>/dev/null | grep -o 'v[0-9.]*' | head -1 | sed 's/^/zstd /'), $(restic version 2>/dev/null | cut -d' ' -f1,2), $(borg --version 2>/dev/null)"
+fi
+
+a=$T/a
+packs() { row "tarvm pack $*" "tarvm pack $VM/S1 -o $a $* --workers 2" "$a" "rm -f $a $a.manifest"; }
+tarred() { row "tar | $*" "tar -cf - -C $VM/S1 . | $* >$a" "$a" "rm -f $a"; }
+have_or_skip() { have "$1" || { say "SKIPPED: tar | $1: it is not installed"; return 1; }; }
+
+group "full, zstd"
+packs
+for l in $LEVELS; do packs --level "$l"; done
+if have_or_skip zstd; then for l in $LEVELS; do tarred zstd -q -T2 "-$l"; done; fi
+measured
+
+group "full, gzip"
+packs --codec gzip
+if have_or_skip pigz; then tarred pigz -p2; fi
+measured
+
+group "full, lz4"
+packs --codec lz4
+if have_or_skip lz4; then tarred lz4 -q; fi
+measured
+
+group "full, none"
+packs --codec none
+tarred cat
+measured
+
+if [ "$SLOW" = 1 ]; then
+  group "full, xz"
+  packs --codec xz
+  if have_or_skip xz; then tarred xz -T2 -6; fi
+  measured
+elif [ "$ONLY" = . ]; then
+  say "SKIPPED: the codec xz (SLOW=1 measures it)"
+fi
+
+group "full, into a repository"
+packs
+step S0 S1
+measured
+
+for s in "S1 S2" "S2 S3"; do
+  from=${s% *} to=${s#* }
+  group "increment $from to $to"
+  row "tarvm pack --parent" "tarvm pack $VM/$to -o $a --parent $T/c$from.tar.zst.manifest --workers 2" "$a $a.manifest" "chain; rm -f $a $a.manifest"
+  row "cat >/dev/null" "cat $VM/$to/* >/dev/null"
+  step "$from" "$to"
+  row "casync make (for its size)" "casync make --with=unix --store=$T/ca/s.castr $T/ca/$to.caidx $VM/$to" "$T/ca" \
+    "casync_at $from; rm -rf $T/ca; cp -a $T/casync.$from $T/ca" "" once
+  measured
+done
+
+group "nothing changed, all read"
+row "tarvm pack --parent" "tarvm pack $VM/S2 -o $a --parent $T/cS2.tar.zst.manifest --workers 2" "$a $a.manifest" "chain; rm -f $a $a.manifest"
+row "cat >/dev/null" "cat $VM/S2/* >/dev/null"
+step S2 S2 --force
+measured
+
+group "nothing changed, times believed"
+row "tarvm pack --parent --trust-times" "tarvm pack $VM/S2 -o $a --parent $T/cS2.tar.zst.manifest --trust-times --workers 2" "$a $a.manifest" "chain; rm -f $a $a.manifest"
+row "restic (encrypts)" "cd $VM/S2 && restic -q -r $T/r backup ." "$T/r" "restic_at S2; rm -rf $T/r; cp -a $T/restic.S2 $T/r"
+measured
+
+o=$T/o
+group "restore S4"
+row "tarvm unpack, chain of four" "tarvm unpack $T/cS4.tar.zst -C $o --search $T" "" "chain; rm -rf $o" "diff -r $T/S4 $o"
+row "tarvm unpack, full" "tarvm unpack $T/full4.tar.zst -C $o" "" "full4; rm -rf $o" "diff -r $T/S4 $o"
+row "zstd -d | tar -x" "zstd -dcq $T/tar4.tar.zst | tar -xf - -C $o" "" "tar4; rm -rf $o; mkdir $o" "diff -r $T/S4 $o"
+row "restic restore" "restic -q -r $T/restic.S4 restore latest --target $o" "" "restic_at S4; rm -rf $o" "diff -r $T/S4 $o"
+for b in "${borgs[@]}"; do
+  key=${b%%:*} key=${key// /}
+  row "borg extract --sparse, chunks ${b%%:*}" "cd $o && BORG_BASE_DIR=$T/borg.$key.S4/base borg extract --sparse $T/borg.$key.S4/repo::S4" "" \
+    "borg_at $key ${b#*:} S4; rm -rf $o; mkdir $o" "diff -r $T/S4 $o"
+done
+measured
+
+group "switch a directory"
+row "tarvm unpack, S3 to S4" "tarvm unpack $T/cS4.tar.zst -C $o --search $T" "" "chain; rm -rf $o; cp -a --sparse=always $VM/S3 $o" "diff -r $T/S4 $o"
+row "tarvm unpack, S2 to S3" "tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "chain; rm -rf $o; cp -a --sparse=always $VM/S2 $o" "diff -r $VM/S3 $o"
+row "tarvm unpack S3 anew" "tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "chain; rm -rf $o" "diff -r $VM/S3 $o"
+row "cp -r --sparse=always (no check)" "cp -r --sparse=always $VM/S3 $o" "" "rm -rf $o" "diff -r $VM/S3 $o"
+measured
+
+echo
+echo "Each run is in $OUT. A time to the first above 1 is slower than the group's first row."
