@@ -27,3 +27,6 @@ func CloseAllBut(ext []Extent, n int) []Extent {
 	}
 	return ext
 }
+
+// HeaderOnly tells types without a body.
+func (t Type) HeaderOnly() bool { return t.headerOnly() }

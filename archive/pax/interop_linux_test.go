@@ -45,20 +45,6 @@ line:
 	return stdout.String()
 }
 
-// expand returns the logical bytes of a member.
-func expand(f file) []byte {
-	if f.Sparse == nil {
-		return []byte(f.data)
-	}
-	b := make([]byte, f.Size)
-	data := f.data
-	for _, e := range f.Sparse {
-		copy(b[e.Offset:], data[:e.Length])
-		data = data[e.Length:]
-	}
-	return b
-}
-
 // setxattr reports whether the file system takes user attributes.
 func setxattr(path, key, value string) error { return syscall.Setxattr(path, key, []byte(value), 0) }
 

@@ -25,7 +25,7 @@ func putBinary(b []byte, v int64) {
 	binary.BigEndian.PutUint64(b[4:12], uint64(v))
 }
 
-// parseNumber reads a numeric header field. A field of NULs and spaces is 0.
+// parseNumber reads a numeric header field, which is 8 or 12 bytes. A field of NULs and spaces is 0.
 func parseNumber(b []byte) (int64, error) {
 	if b[0]&0x80 != 0 {
 		return parseBinary(b)
@@ -38,9 +38,6 @@ func parseNumber(b []byte) (int64, error) {
 	for ; i < len(b) && b[i] != ' ' && b[i] != 0; i++ {
 		if b[i] < '0' || b[i] > '7' {
 			return 0, headerErr("octal number %q", b)
-		}
-		if v > math.MaxInt64>>3 { // at most 12 digits here, so only for wider fields
-			return 0, headerErr("octal number %q overflows", b)
 		}
 		v = v<<3 | int64(b[i]-'0')
 	}

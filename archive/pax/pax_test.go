@@ -1,6 +1,7 @@
 package pax_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"fmt"
@@ -105,6 +106,20 @@ func sameFiles(t testing.TB, got, want []file) {
 	}
 }
 
+// expand returns the logical bytes of a member.
+func expand(f file) []byte {
+	if f.Sparse == nil {
+		return []byte(f.data)
+	}
+	b := make([]byte, f.Size)
+	data := f.data
+	for _, e := range f.Sparse {
+		copy(b[e.Offset:], data[:e.Length])
+		data = data[e.Length:]
+	}
+	return b
+}
+
 // tool returns the path of a foreign program. TARVM_REQUIRE_TOOLS=1 makes its absence a failure.
 func tool(t testing.TB, name string) string {
 	t.Helper()
@@ -150,7 +165,7 @@ func samples() []file {
 		reg("newline\nand\ttab \x1b[31m", "x"),
 		reg(strings.Repeat("n", 100), "exactly 100"),
 		reg(strings.Repeat("n", 101), "101"),
-		reg(long+"split", "prefix and name"),
+		reg(long[:150]+"split", "prefix and name"),
 		reg(long+strings.Repeat("n", 101), "record"),
 		reg(strings.Repeat(strings.Repeat("c", 255)+"/", 15)+strings.Repeat("c", 160), "4000"),
 		reg("größe/日本", "utf-8"),
@@ -158,7 +173,7 @@ func samples() []file {
 		reg("bad\xff/"+strings.Repeat("\xfe", 200), "long bytes"),
 		{pax.Header{Name: "dir", Type: pax.TypeDir, Mode: 0o1777, ModTime: at,
 			Records: map[string]string{"GNU.dumpdir": "Yplain\x00Ddir\x00\x00", "comment": "a=b\nc"}}, ""},
-		{pax.Header{Name: long + "dir", Type: pax.TypeDir, Mode: 0o755, ModTime: at}, ""},
+		{pax.Header{Name: long[:150] + "dir", Type: pax.TypeDir, Mode: 0o755, ModTime: at}, ""},
 		{pax.Header{Name: "/", Type: pax.TypeDir, Mode: 0o755}, ""},
 		{pax.Header{Name: "hard", Type: pax.TypeLink, Linkname: "plain", ModTime: at}, ""},
 		{pax.Header{Name: "soft", Type: pax.TypeSymlink, Mode: 0o777, Linkname: long + "../ünï", ModTime: at}, ""},
@@ -677,4 +692,99 @@ func TestLimitExtentsAny(t *testing.T) {
 func end(ext []pax.Extent) int64 {
 	e := ext[len(ext)-1]
 	return e.Offset + e.Length
+}
+
+// Names of every length around the borders of the header's fields, of files and folders.
+func TestNameLengths(t *testing.T) {
+	var files []file
+	for _, base := range []int{1, 99, 100, 101} {
+		for _, dir := range []int{0, 1, 54, 55, 98, 99, 100, 153, 154, 155, 156, 157} {
+			name := strings.Repeat("b", base)
+			if dir > 0 {
+				name = strings.Repeat("d", dir) + "/" + name
+			}
+			f := reg(name, "")
+			files = append(files, f)
+			f.Type = pax.TypeDir
+			files = append(files, f)
+		}
+	}
+	var records int
+	b := build(t, files...)
+	got, err := readAll(bytes.NewReader(b), pax.ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameFiles(t, got, files)
+	r := tar.NewReader(bytes.NewReader(b))
+	for i, f := range files {
+		h, err := r.Next()
+		if err != nil || strings.TrimSuffix(h.Name, "/") != f.Name || strings.HasSuffix(h.Name, "/") != (f.Type == pax.TypeDir) {
+			t.Fatalf("%q: Go reads %+v, %v", f.Name, h, err)
+		}
+		dir, base, _ := strings.Cut(f.Name, "/")
+		if base == "" {
+			dir, base = "", dir
+		}
+		n := len(f.Name)
+		if f.Type == pax.TypeDir {
+			base += "/"
+			n++
+		}
+		fits := n <= 100 || dir != "" && len(dir) <= 155 && len(base) <= 100
+		if fits != (got[i].Format == "ustar") {
+			t.Errorf("%d+%d bytes: %s", len(dir), len(base), got[i].Format)
+		}
+		if !fits {
+			records++
+		}
+	}
+	if records == 0 || records == len(files) {
+		t.Errorf("%d records", records)
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	_, err := pax.AppendHeader(nil, &pax.Header{Name: "a\x1b[31m\n", Type: pax.TypeReg, UID: -1})
+	if want := `tar member "a\x1b[31m\n": uid: invalid tar header: negative: -1`; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	_, err = readAll(bytes.NewReader(make([]byte, 100)), pax.ReaderOptions{Offset: 1000})
+	if want := "tar: header at byte 1100: archive ends inside a member: unexpected EOF"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if err, want := pax.CheckName("../\n"), `unsafe name "../\n": has a ".." component`; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// Readers that skip records find names that are short, plain and do not leave the folder, wherever they are cut.
+func TestFallbackNames(t *testing.T) {
+	for n := range 140 {
+		for _, typ := range []pax.Type{pax.TypeReg, pax.TypeDir} {
+			for _, tail := range []string{"/..x", "/./y", "/ü", "/..x/..y/ü", "/" + strings.Repeat("ü", 99), strings.Repeat("/..x", 30)} {
+				f := reg(strings.Repeat("d", n+1)+tail, "")
+				f.Type = typ
+				if typ == pax.TypeReg && n%2 == 0 {
+					f.Sparse = []pax.Extent{}
+				}
+				b := build(t, f)
+				for at := 0; at < len(b)-1024; at += 512 {
+					if string(b[at+257:at+262]) != "ustar" {
+						continue
+					}
+					name, _, _ := strings.Cut(string(b[at:at+100]), "\x00")
+					if prefix, _, _ := strings.Cut(string(b[at+345:at+500]), "\x00"); prefix != "" {
+						name = prefix + "/" + name
+					}
+					if err := pax.CheckName(name); err != nil {
+						t.Fatalf("%q: %v", f.Name, err)
+					}
+					if strings.ContainsFunc(name, func(r rune) bool { return r >= 0x7f || r < ' ' }) {
+						t.Fatalf("%q: %q", f.Name, name)
+					}
+				}
+			}
+		}
+	}
 }

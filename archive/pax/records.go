@@ -137,6 +137,9 @@ func (r *records) add(k, v string, global bool, maxExtents int) error {
 
 func (s *sparseRecords) add(k, v string, maxExtents int) error {
 	s.any = true
+	if v == "" {
+		return headerErr("empty, which not all readers take as a sparse file")
+	}
 	if s.offsetPending && k != keySparseNumbytes {
 		return headerErr("between %s and %s", keySparseOffset, keySparseNumbytes)
 	}
@@ -155,14 +158,11 @@ func (s *sparseRecords) add(k, v string, maxExtents int) error {
 		return s.numblocks.put(v)
 	case keySparseMap:
 		s.hasMap, s.ext = true, nil
-		for rest := v; rest != ""; {
+		for rest, more := v, true; more; {
 			var off, length string
-			var ok1, ok2, more bool
+			var ok1, ok2 bool
 			off, rest, _ = strings.Cut(rest, ",")
 			length, rest, more = strings.Cut(rest, ",")
-			if more && rest == "" {
-				return headerErr("map ends in a comma")
-			}
 			var e Extent
 			e.Offset, ok1 = parseDecimal(off)
 			e.Length, ok2 = parseDecimal(length)
@@ -227,7 +227,7 @@ func (s *sparseRecords) form() (sparseForm, error) {
 		}
 		return sparseInBody, nil
 	case "", "0.0", "0.1":
-		if s.hasMap == s.hasPairs && (s.hasMap || s.numblocks.n != 0) || !s.size.set || s.realsize.set || !s.numblocks.set {
+		if s.hasMap == s.hasPairs || !s.size.set || s.realsize.set || !s.numblocks.set {
 			return 0, headerErr("keys of version 0 are missing or mixed with those of another")
 		}
 		if s.numblocks.n != int64(len(s.ext)) {
