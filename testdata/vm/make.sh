@@ -73,12 +73,13 @@ say "installing Debian $suite into a directory"
 # Without MIRROR and source, mmdebstrap takes deb.debian.org and its security archive.
 if ! mmdebstrap --quiet --mode=root --variant=important --dpkgopt=force-unsafe-io --include=$packages \
   --customize-hook="printf '#!/bin/sh\nexit 101\n' >\"\$1/usr/sbin/policy-rc.d\"; chmod 755 \"\$1/usr/sbin/policy-rc.d\"" \
-  --customize-hook="chroot \"\$1\" apt-get -q -y -o APT::Keep-Downloaded-Packages=true --download-only install $later" \
+  --customize-hook="mkdir -p \"\$1/var/cache/later/partial\"; chroot \"\$1\" apt-get -q -y -o Dir::Cache::archives=/var/cache/later/ --download-only install $later" \
   --skip=cleanup/apt "$suite" "$root" ${source:+"$source"} >"$work/mmdebstrap.log" 2>&1 </dev/null; then
   tail -5 "$work/mmdebstrap.log" >&2
   synthetic "mmdebstrap did not succeed (no mirror?)"
 fi
 rm -f "$root/usr/sbin/policy-rc.d"
+ls "$root"/var/cache/later/*.deb >/dev/null || synthetic "the packages of S2 could not be fetched"
 
 echo "UUID=$uuid / ext4 errors=remount-ro 0 1" >"$root/etc/fstab"
 echo web01 >"$root/etc/hostname"
@@ -96,7 +97,7 @@ export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=
 blob() { head -c "$2" /dev/zero | openssl enc -aes-128-ctr -pass "pass:$1" -nosalt -pbkdf2 -iter 1; }
 case $1 in
 2)
-  apt-get -q -y --no-download install apache2 sqlite3 git php-cli
+  apt-get -q -y install /var/cache/later/*.deb
   mkdir -p /srv/data
   for i in $(seq 600); do
     head -c $((i * 37 % 60000)) /usr/share/common-licenses/GPL-3 | tail -c +$i >/srv/data/note$i.txt
@@ -107,7 +108,7 @@ case $1 in
   ;;
 3)
   apt-get -q -y purge vim vim-runtime
-  apt-get clean
+  rm -rf /var/cache/later
   seq 400000 | awk '{ printf "insert into item values (%d, %d, \"item %d of shelf %d\");\n", $1, $1 * 7919 % 100003, $1, $1 % 977 }' |
     (echo 'create table item (id integer primary key, n integer, t text); begin;'; cat; echo 'commit; update item set n = n + 1 where id % 50 = 0;') |
     sqlite3 /srv/data/shop.db
@@ -204,6 +205,8 @@ boot() {
     -serial "file:$work/console.log" -chardev "pipe,id=g,path=$work/guest" -serial chardev:g \
     -chardev "pipe,id=m,path=$work/monitor" -mon chardev=m,mode=readline >"$work/qemu.log" 2>&1 </dev/null &
   qemu=$!
+  : >"$work/monitor.log"
+  : >"$work/guest.log"
   cat "$work/monitor.out" >"$work/monitor.log" &
   cat "$work/guest.out" >"$work/guest.log" &
   expect READY
