@@ -151,7 +151,8 @@ func (f *fetcher) decode(ctx context.Context, e *entry, r *codec.Reader, ps []pi
 		}
 		err = fmt.Errorf("archive of entry %s: %w", e.snap.ID.Short(), err)
 		// Behind a damaged frame the others are as good as before.
-		if lerr := each(bad.Decoded, bad.Decoded+f.frameLen(r, bad, ps), func(p piece) error {
+		off, n := r.FrameRange(bad.Frame)
+		if lerr := each(off, off+n, func(p piece) error {
 			f.done(p.n)
 			return f.sink.lost(p, err)
 		}); lerr != nil {
@@ -166,14 +167,6 @@ func (f *fetcher) decode(ctx context.Context, e *entry, r *codec.Reader, ps []pi
 		idx, seen = rest, make([]atomic.Bool, len(rest))
 	}
 	return nil
-}
-
-// frameLen is how many bytes of pieces the damaged frame holds at most.
-func (f *fetcher) frameLen(r *codec.Reader, bad *codec.FrameError, ps []piece) int64 {
-	// Found by halving: the first offset that is in a later frame.
-	end := bad.Decoded + codec.MaxFrame + 1
-	n := sort.Search(int(min(end, r.Size())-bad.Decoded), func(k int) bool { return r.FrameAt(bad.Decoded+int64(k)) != bad.Frame })
-	return int64(n)
 }
 
 // copy reads pieces, which are sorted, from what can be read at random.
