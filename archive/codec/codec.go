@@ -1,0 +1,131 @@
+// Package codec compresses an archive as a run of frames, each an independent frame, member or stream of
+// its codec: workers code them side by side, the stock program decodes the whole in one go, a reader
+// with the table of frames reads at random, and a damaged frame costs only itself.
+//
+// A Codec is one compression format; package all lists them. Writer cuts a stream into frames and
+// writes them in order; Reader reads decoded bytes by the table of frames. archive/FORMAT.md
+// sections 5 to 7 say how an archive uses them.
+//
+// What is read is untrusted: a frame's digest is compared before it is decoded, and decoding never produces more than
+// the size that the table gives.
+package codec
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// MaxFrame is the largest decoded size of a frame in bytes.
+const MaxFrame = 64 << 20
+
+// HeadLen is how many bytes of a stream Match wants to see, where the stream has them.
+const HeadLen = 512
+
+// MaxStored is the longest data that AppendStored takes.
+const MaxStored = 32 << 10
+
+// Frame describes one frame of an encoded stream.
+type Frame struct {
+	Encoded, Decoded int64    // bytes
+	Digest           [16]byte // first half of BLAKE3 of the encoded bytes; zero with codec none
+}
+
+// Levels are those that a codec has; a larger one compresses more. Max 0: it has none.
+type Levels struct{ Min, Default, Max int }
+
+// A Codec is one compression format. Its values are safe for concurrent use.
+type Codec interface {
+	// Name is "zstd", "gzip", "xz", "lz4" or "none".
+	Name() string
+	// Suffixes are those of file names, the preferred one first.
+	Suffixes() []string
+	Levels() Levels
+	// FrameSize is the recommended size of a frame before coding, in bytes.
+	FrameSize() int
+	// Match reports whether a stream that begins with head, HeadLen bytes if it has them, is of this codec.
+	Match(head []byte) bool
+	// NewEncoder returns an encoder for one goroutine.
+	NewEncoder(level int) (Encoder, error)
+	// NewDecoder returns a decoder for one goroutine.
+	NewDecoder() (Decoder, error)
+	// NewReader decodes a whole stream of any origin, as the stock program would, in bounded memory.
+	NewReader(r io.Reader) (io.ReadCloser, error)
+	// AppendStored appends data as one frame without compression, in the one form of
+	// archive/FORMAT.md section 7. It takes 256 to MaxStored bytes.
+	AppendStored(dst, data []byte) []byte
+	// StoredLen is the length of that frame for n bytes of data.
+	StoredLen(n int) int
+	// AppendTrailer appends what follows the last of frames for other programs, which may be nothing.
+	AppendTrailer(dst []byte, frames []Frame) []byte
+	// TrailerLen returns the length of the trailer of a file that ends with tail, of which 64 bytes are
+	// enough. It is 0 when there is none. Errors wrap ErrCorrupt.
+	TrailerLen(tail []byte) (int64, error)
+}
+
+// An Encoder appends one frame that holds src.
+type Encoder interface {
+	Encode(dst, src []byte) ([]byte, error)
+}
+
+// A Decoder appends the size decoded bytes of exactly one frame. Another size, and bytes that are
+// missing or too many, are errors that wrap ErrCorrupt.
+type Decoder interface {
+	Decode(dst, frame []byte, size int64) ([]byte, error)
+}
+
+// Errors of decoding.
+var (
+	ErrCorrupt = errors.New("compressed data is damaged")
+	ErrDigest  = errors.New("frame does not have its digest")
+)
+
+// FrameError says which frame cannot be read.
+type FrameError struct {
+	Frame   int
+	Offset  int64 // of the encoded frame
+	Size    int64 // of the encoded frame
+	Decoded int64 // offset of its first decoded byte
+	Err     error
+}
+
+func (e *FrameError) Error() string {
+	return fmt.Sprintf("frame %d, bytes %d to %d of the file: %v", e.Frame, e.Offset, e.Offset+e.Size, e.Err)
+}
+
+func (e *FrameError) Unwrap() error { return e.Err }
+
+// ByName returns the codec with that name, nil if there is none.
+func ByName(list []Codec, name string) Codec {
+	for _, c := range list {
+		if c.Name() == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// ForPath returns the codec that a file name's ending asks for, nil if it asks for none.
+func ForPath(list []Codec, path string) Codec {
+	var best Codec
+	n := 0
+	for _, c := range list {
+		for _, s := range c.Suffixes() {
+			if len(s) > n && strings.HasSuffix(strings.ToLower(path), s) {
+				best, n = c, len(s)
+			}
+		}
+	}
+	return best
+}
+
+// Detect returns the codec of a stream that begins with head, nil if none matches.
+func Detect(list []Codec, head []byte) Codec {
+	for _, c := range list {
+		if c.Match(head) {
+			return c
+		}
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// An Output is a file that gets its name only when it is complete: Commit syncs it, renames it, and
+// syncs the directory. Until then, and after Abort, what was at the name before is untouched.
+type Output struct {
+	f    *os.File
+	path string
+	done bool
+}
+
+// CreateOutput starts an output. Without overwrite a file that is there already is an error that
+// wraps fs.ErrExist.
+func CreateOutput(path string, overwrite bool) (*Output, error) {
+	if st, err := os.Lstat(path); err == nil {
+		if !overwrite {
+			return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+		}
+		if !st.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s: is not a regular file", path)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for {
+		// Not os.CreateTemp: the file is to have the permissions that the umask gives a new file.
+		name := fmt.Sprintf(".%s.tarvm-%08x", filepath.Base(path), rand.Uint32())
+		f, err := os.OpenFile(filepath.Join(filepath.Dir(path), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		if err == nil {
+			return &Output{f: f, path: path}, nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+}
+
+// Write appends to the file.
+func (o *Output) Write(p []byte) (int, error) {
+	n, err := o.f.Write(p)
+	if err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = &fs.PathError{Op: pe.Op, Path: o.path, Err: pe.Err} // the name that the user knows
+		}
+	}
+	return n, err
+}
+
+var _ io.Writer = (*Output)(nil)
+
+// Commit gives the file its name.
+func (o *Output) Commit() error {
+	if o.done {
+		return errors.New("output was ended already")
+	}
+	err := o.f.Sync()
+	if cerr := o.f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(o.f.Name(), o.path)
+	}
+	if err != nil {
+		os.Remove(o.f.Name())
+		o.done = true
+		return fmt.Errorf("%s: %w", o.path, err)
+	}
+	o.done = true
+	return SyncDir(filepath.Dir(o.path))
+}
+
+// Abort removes what was written. After Commit it does nothing.
+func (o *Output) Abort() {
+	if !o.done {
+		o.done = true
+		o.f.Close()
+		os.Remove(o.f.Name())
+	}
+}
+
+// SyncDir makes renames in a directory durable, where the system can.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !unsyncable(err) {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
