@@ -14,7 +14,6 @@ import (
 	"tarvm/archive/archivetest"
 	"tarvm/archive/codec"
 	codecs "tarvm/archive/codec/all"
-	"tarvm/delta"
 	disks "tarvm/formats/all"
 )
 
@@ -71,7 +70,7 @@ type history struct {
 	sides  []*archive.Manifest
 }
 
-func newHistory(t testing.TB, seed uint64, n int, codecName string) *history {
+func newHistory(t testing.TB, seed uint64, n int, codecName string, prepare ...func(dir string)) *history {
 	t.Helper()
 	h := &history{}
 	base := t.TempDir()
@@ -80,6 +79,9 @@ func newHistory(t testing.TB, seed uint64, n int, codecName string) *history {
 	for i := range n {
 		if i > 0 {
 			tr.Change(t)
+		}
+		for _, f := range prepare {
+			f(dir)
 		}
 		o := packOptions{codec: codecName}
 		if i > 0 {
@@ -190,5 +192,3 @@ func TestRestoreOver(t *testing.T) {
 		}
 	}
 }
-
-var _ = delta.Digest{}

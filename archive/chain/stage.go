@@ -237,49 +237,15 @@ func (r *restorer) eachRun(o *out, fn func(off, n int64, zero bool) error) error
 // Wants are at most this long, so that a window can be cut between them.
 const maxWant = 256 << 20
 
-// wants yields what has to be written: blocks that are not zero and not in place, and of these what the entry had
-// as data.
+var errStop = errors.New("stop")
+
+// wants yields what has to be written, file by file.
 func (r *restorer) wants(yield func(want) bool) error {
-	errStop := errors.New("stop")
 	for i, o := range r.outs {
 		if !o.staged() {
 			continue
 		}
-		x := 0
-		err := r.eachRun(o, func(off, n int64, zero bool) error {
-			if zero {
-				return nil
-			}
-			send := func(off, n int64) error {
-				for n > 0 {
-					k := min(n, maxWant)
-					if k < n {
-						if c, _ := o.b.rng(o.b.at(off + k)); c > off {
-							k = c - off
-						}
-					}
-					if !yield(want{mem: o.mem, file: int32(i), look: true, off: off, n: k, at: off}) {
-						return errStop
-					}
-					off, n = off+k, n-k
-				}
-				return nil
-			}
-			if o.mode != modeBuild || o.b.t == nil || !o.b.t.Holes {
-				return send(off, n)
-			}
-			data := o.b.t.Data
-			for x < len(data) && data[x].End() <= off {
-				x++
-			}
-			for y := x; y < len(data) && data[y].Offset < off+n; y++ {
-				lo, hi := max(off, data[y].Offset), min(off+n, data[y].End())
-				if err := send(lo, hi-lo); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		err := r.wantsOf(int32(i), o, yield)
 		if errors.Is(err, errStop) {
 			return nil
 		}
@@ -288,6 +254,46 @@ func (r *restorer) wants(yield func(want) bool) error {
 		}
 	}
 	return nil
+}
+
+// wantsOf yields the blocks of o that are not zero and not in place, and of these what the entry had as data. It
+// returns errStop when yield does not want more.
+func (r *restorer) wantsOf(i int32, o *out, yield func(want) bool) error {
+	send := func(off, n int64) error {
+		for n > 0 {
+			k := min(n, maxWant)
+			if k < n {
+				if c, _ := o.b.rng(o.b.at(off + k)); c > off {
+					k = c - off
+				}
+			}
+			if !yield(want{mem: o.mem, file: i, look: true, off: off, n: k, at: off}) {
+				return errStop
+			}
+			off, n = off+k, n-k
+		}
+		return nil
+	}
+	x := 0
+	return r.eachRun(o, func(off, n int64, zero bool) error {
+		if zero {
+			return nil
+		}
+		if o.mode != modeBuild || o.b.t == nil || !o.b.t.Holes {
+			return send(off, n)
+		}
+		data := o.b.t.Data
+		for x < len(data) && data[x].End() <= off {
+			x++
+		}
+		for y := x; y < len(data) && data[y].Offset < off+n; y++ {
+			lo, hi := max(off, data[y].Offset), min(off+n, data[y].End())
+			if err := send(lo, hi-lo); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // divide returns the start of the block in the middle of w.
