@@ -207,6 +207,10 @@ func probeHosted(m parse.Image, out *formats.Header, b []byte) error {
 		if h, err = parseHosted(m, f, at); err != nil {
 			return err
 		}
+		// What the writer knew at the end counts.
+		out.VirtualSize = h.capacity.Bytes()
+		out.Unit = h.grain.Bytes()
+		out.Compressed = h.flags&flagCompressed != 0
 	}
 	t := tables{
 		m: m, grain: h.grain, tableLen: h.tableLen, compressed: out.Compressed,
