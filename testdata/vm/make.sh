@@ -73,7 +73,7 @@ say "installing Debian $suite into a directory"
 # Without MIRROR and source, mmdebstrap takes deb.debian.org and its security archive.
 if ! mmdebstrap --quiet --mode=root --variant=important --dpkgopt=force-unsafe-io --include=$packages \
   --customize-hook="printf '#!/bin/sh\nexit 101\n' >\"\$1/usr/sbin/policy-rc.d\"; chmod 755 \"\$1/usr/sbin/policy-rc.d\"" \
-  --customize-hook="mkdir -p \"\$1/var/cache/later/partial\"; chroot \"\$1\" apt-get -q -y -o Dir::Cache::archives=/var/cache/later/ --download-only install $later" \
+  --customize-hook="mkdir -p \"\$1/var/cache/later/partial\"; chroot \"\$1\" apt-get -q -y -o Dir::Cache::archives=/var/cache/later/ --no-install-recommends --download-only install $later" \
   --skip=cleanup/apt "$suite" "$root" ${source:+"$source"} >"$work/mmdebstrap.log" 2>&1 </dev/null; then
   tail -5 "$work/mmdebstrap.log" >&2
   synthetic "mmdebstrap did not succeed (no mirror?)"
@@ -97,7 +97,7 @@ export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=
 blob() { head -c "$2" /dev/zero | openssl enc -aes-128-ctr -pass "pass:$1" -nosalt -pbkdf2 -iter 1; }
 case $1 in
 2)
-  apt-get -q -y install /var/cache/later/*.deb
+  apt-get -q -y --no-install-recommends install /var/cache/later/*.deb
   mkdir -p /srv/data
   for i in $(seq 600); do
     head -c $((i * 37 % 60000)) /usr/share/common-licenses/GPL-3 | tail -c +$i >/srv/data/note$i.txt
