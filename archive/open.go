@@ -220,8 +220,8 @@ func (a *Archive) readManifest() error {
 	if snap.ID != a.loc.ID || snap.Blocks.Length != b.Length || snap.Entry.Codec != a.c.Name() {
 		return fmt.Errorf("%w: manifest and locator do not belong together", ErrCorrupt)
 	}
-	a.man, err = newManifest(snap, io.NewSectionReader(a.data, b.Offset, b.Length))
-	return err
+	a.man = NewManifest(snap, io.NewSectionReader(a.data, b.Offset, b.Length))
+	return nil
 }
 
 // readGrowing reads n bytes without believing n before they are there.
@@ -248,12 +248,15 @@ func (a *Archive) Size() int64 { return a.src.Size() }
 
 // Segment reads the operations of a segment of a delta. It decodes the frames that hold them,
 // and none of the data. Errors wrap delta.ErrSegment or are of the reader.
-func (a *Archive) Segment(g *manifest.Segment) (*delta.Segment, error) {
+func (a *Archive) Segment(g *manifest.Segment) (*delta.Segment, error) { return ReadSegment(a.data, g) }
+
+// ReadSegment does the same in a decoded archive.
+func ReadSegment(data io.ReaderAt, g *manifest.Segment) (*delta.Segment, error) {
 	if g.Head < 0 || g.Head > 8<<20 {
 		return nil, fmt.Errorf("%w: head of %d bytes", delta.ErrSegment, g.Head)
 	}
 	b := make([]byte, g.Head)
-	if err := readAt(a.data, b, g.Body); err != nil {
+	if err := readAt(data, b, g.Body); err != nil {
 		return nil, err
 	}
 	s, err := delta.ParseSegment(b)
@@ -287,7 +290,8 @@ type local struct {
 	seen [][3]int64
 }
 
-func newManifest(s *manifest.Snapshot, blocks *io.SectionReader) (*Manifest, error) {
+// NewManifest returns a manifest whose table of blocks is in blocks, and which has no part of its own beside the archive.
+func NewManifest(s *manifest.Snapshot, blocks *io.SectionReader) *Manifest {
 	m := &Manifest{Snapshot: s, blocks: blocks, tables: make(map[*manifest.Member]*delta.Table)}
 	for i := range s.Members {
 		if mem := &s.Members[i]; mem.Length > 0 {
@@ -296,7 +300,7 @@ func newManifest(s *manifest.Snapshot, blocks *io.SectionReader) (*Manifest, err
 			m.digests += mem.Blocks
 		}
 	}
-	return m, nil
+	return m
 }
 
 // OpenManifest opens the manifest beside an archive. Errors wrap ErrForeign, ErrCorrupt,
@@ -329,10 +333,7 @@ func OpenManifest(src formats.Source) (*Manifest, error) {
 	if parts[nameBlocks].Size() != snap.Blocks.Length {
 		return nil, fmt.Errorf("%w: table of blocks of %d bytes, want %d", ErrCorrupt, parts[nameBlocks].Size(), snap.Blocks.Length)
 	}
-	m, err := newManifest(snap, parts[nameBlocks])
-	if err != nil {
-		return nil, err
-	}
+	m := NewManifest(snap, parts[nameBlocks])
 	return m, m.readLocal(parts[nameLocal], parts[nameFind])
 }
 

@@ -110,3 +110,13 @@ type CollisionError struct {
 func (e *CollisionError) Error() string {
 	return fmt.Sprintf("%s: in the way is %s", e.Path, e.Other)
 }
+
+// An UnrelatedError says that a directory has none of the entry's files, all of which a restore would remove.
+type UnrelatedError struct {
+	Path  string
+	Files int
+}
+
+func (e *UnrelatedError) Error() string {
+	return fmt.Sprintf("%s: holds files that the entry does not have (%d), and none that it has", e.Path, e.Files)
+}

@@ -34,15 +34,15 @@ const (
 
 // A step of a journal. Every step may be done again after it was done wholly or in part.
 type step struct {
-	Op   string            `json:"op"`
-	Path manifest.Path     `json:"path,omitempty"`
-	N    int               `json:"n,omitempty"`    // number in new and old
-	Ino  uint64            `json:"ino,omitempty"`  // away: of what is to be moved; 0: not known
-	Role manifest.Role     `json:"role,omitempty"` // of the member
-	M    *manifest.Member  `json:"member,omitempty"`
-	Size int64             `json:"size,omitempty"` // patch: of the file
-	Data [][2]int64        `json:"data,omitempty"` // patch: ranges (offset, length) that new/N holds
-	Zero [][2]int64        `json:"zero,omitempty"` // patch: ranges that become zero
+	Op   string              `json:"op"`
+	Path manifest.Path       `json:"path,omitempty"`
+	N    int                 `json:"n,omitempty"`    // number in new and old
+	Ino  uint64              `json:"ino,omitempty"`  // away: of what is to be moved; 0: not known
+	Role manifest.Role       `json:"role,omitempty"` // of the member
+	M    *manifest.Member    `json:"member,omitempty"`
+	Size int64               `json:"size,omitempty"`    // patch: of the file
+	Data [][2]int64          `json:"data,omitempty"`    // patch: ranges (offset, length) that new/N holds
+	Zero [][2]int64          `json:"zero,omitempty"`    // patch: ranges that become zero
 	Opts *vmdir.ApplyOptions `json:"options,omitempty"` // begin
 }
 

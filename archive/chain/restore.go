@@ -31,6 +31,10 @@ type RestoreOptions struct {
 	NoXattrs bool
 	NoSetID  bool // no set-user-ID, set-group-ID or capabilities
 
+	// Force also replaces a directory that has nothing in common with the entry, which is an
+	// *UnrelatedError otherwise.
+	Force bool
+
 	NoSync   bool // do not wait until everything is on disk; a power failure may then lose what is new
 	Progress func(archive.Progress)
 
@@ -54,13 +58,14 @@ type Fetched struct {
 type RestoreResult struct {
 	ID        delta.Digest    `json:"id"`
 	Dir       string          `json:"dir"`
-	Files     int             `json:"files"`   // written, wholly or in part
-	Same      int             `json:"same"`    // that were right already
+	Files     int             `json:"files"` // written, wholly or in part
+	Same      int             `json:"same"`  // that were right already
 	Removed   []manifest.Path `json:"removed,omitempty"`
 	Written   int64           `json:"written"`
 	Kept      int64           `json:"kept"`  // were in place already
 	Local     int64           `json:"local"` // taken from other places in the directory
 	Fetched   []Fetched       `json:"fetched"`
+	Foreign   bool            `json:"foreign,omitempty"`   // a tar of another program: there were no digests to compare with
 	Recovered bool            `json:"recovered,omitempty"` // an interrupted restore was completed first
 	Warnings  []string        `json:"warnings,omitempty"`
 }
@@ -73,7 +78,7 @@ const (
 	modeKeep                 // is there
 	modePatch                // a part is there, the changed blocks are staged
 	modeClone                // a part is there and was cloned; the changed blocks are written into the clone
-	modeMove                 // is there under another root, and gets its place by a rename
+	modeMove                 // came out of a stream, and gets its place by a rename
 )
 
 // An out is a wanted file.
@@ -87,7 +92,7 @@ type out struct {
 	inPlace bitset // blocks that the directory holds at their place
 	good    bitset // blocks that were compared with their digests
 	made    bool   // under the lock of handles
-	from    int32  // entry of the target; local file for modeMove
+	from    int32  // entry of the target; for modeMove number of the streamed file
 }
 
 func (o *out) grid(block int64) delta.Grid {
@@ -97,10 +102,14 @@ func (o *out) grid(block int64) delta.Grid {
 	return delta.Grid{Block: block}
 }
 
-// staged reports whether bytes are written for o.
-func (o *out) staged() bool {
-	return o.mode == modeBuild || o.mode == modePatch || o.mode == modeClone
-}
+// staged reports whether o has a file in the staging directory.
+func (o *out) staged() bool { return o.mode != modeKeep }
+
+// patched reports whether o has what was in place before.
+func (o *out) patched() bool { return o.mode == modePatch || o.mode == modeClone }
+
+// fetched reports whether bytes are brought to that file.
+func (o *out) fetched() bool { return o.staged() && o.mode != modeMove }
 
 // A todo is a wanted member and what becomes of it.
 type todo struct {
@@ -130,9 +139,8 @@ type restorer struct {
 	f      *fetcher
 	need   int64
 
-	// extra local files behind those of the target
-	moreLocals []localFile
-	scanned    bool // inPlace is known
+	streamed []string       // files of a stream's base by number, in the staging directory
+	moved    map[int32]bool // of these, what became a wanted file
 
 	written  atomic.Int64
 	warnMu   sync.Mutex
@@ -146,11 +154,6 @@ type restorer struct {
 	rolled bool
 }
 
-type localFile struct {
-	root *os.Root
-	path manifest.Path
-}
-
 // Restore makes dir what entry k is. The directory need not exist, its parent must. On an error the directory is
 // as it was, unless the error says that the next restore completes this one.
 //
@@ -162,26 +165,51 @@ func Restore(ctx context.Context, c *Chain, k int, dir string, o RestoreOptions)
 		return nil, err
 	}
 	defer r.close()
-	return r.run(ctx)
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.space(); err != nil {
+		return nil, err
+	}
+	return r.run(ctx, r.stage)
 }
 
 func newRestorer(ctx context.Context, c *Chain, k int, dir string, o RestoreOptions) (*restorer, error) {
-	if k < 0 || k >= len(c.entries) {
-		return nil, fmt.Errorf("entry %d of a chain of %d", k, len(c.entries))
-	}
-	r := &restorer{c: c, k: k, e: c.entries[k], o: o, wk: o.Workers}
-	if r.wk <= 0 {
-		r.wk = runtime.GOMAXPROCS(0)
-	}
-	if err := checkMembers(r.e.snap); err != nil {
+	r := &restorer{o: o}
+	if err := r.of(c, k); err != nil {
 		return nil, err
 	}
-	var err error
-	r.p, err = findPlace(dir, func(root *os.Root) (bool, error) { return recoverRoot(ctx, root, o.hook) })
-	if err != nil {
+	if err := r.open(ctx, dir); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// of says what is restored.
+func (r *restorer) of(c *Chain, k int) error {
+	if k < 0 || k >= len(c.entries) {
+		return fmt.Errorf("entry %d of a chain of %d", k, len(c.entries))
+	}
+	r.c, r.k, r.e = c, k, c.entries[k]
+	return checkMembers(r.e.snap)
+}
+
+// open says where it is restored, and looks at what is there.
+func (r *restorer) open(ctx context.Context, dir string) (err error) {
+	if r.wk = r.o.Workers; r.wk <= 0 {
+		r.wk = runtime.GOMAXPROCS(0)
+	}
+	r.p, err = findPlace(dir, func(root *os.Root) (bool, error) { return recoverRoot(ctx, root, r.o.hook) })
+	if err != nil || r.p.fresh {
+		return err
+	}
+	entries, err := vmdir.Walk(ctx, r.p.root, vmdir.WalkOptions{Exclude: []string{"/.tarvm"}})
+	if err != nil {
+		r.p.close()
+		return fmt.Errorf("%s: %w", r.p.dir, err)
+	}
+	r.t = newTarget(r.p.root, entries)
+	return nil
 }
 
 func (r *restorer) close() {
@@ -200,17 +228,11 @@ func (r *restorer) step(name string) {
 	}
 }
 
-// run does everything.
-func (r *restorer) run(ctx context.Context) (res *RestoreResult, err error) {
-	if err := r.prepare(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.space(); err != nil {
-		return nil, err
-	}
+// run makes the staging directory, lets stage fill it, and gives everything its name.
+func (r *restorer) run(ctx context.Context, stage func(context.Context) error) (res *RestoreResult, err error) {
 	r.step("begin")
 	if err = r.p.begin(); err == nil {
-		err = r.stage(ctx)
+		err = stage(ctx)
 	}
 	if err == nil && r.p.fresh {
 		err = r.finishFresh()
@@ -219,7 +241,12 @@ func (r *restorer) run(ctx context.Context) (res *RestoreResult, err error) {
 	}
 	if err != nil {
 		if !r.rolled {
-			r.files.Close() // Windows removes no open file
+			if r.files != nil {
+				r.files.Close() // Windows removes no open file
+			}
+			if r.locals != nil {
+				r.locals.Close()
+			}
 			if aerr := r.p.abandon(); aerr != nil {
 				err = errors.Join(err, fmt.Errorf("staging directory: %w", aerr))
 			}
@@ -231,27 +258,14 @@ func (r *restorer) run(ctx context.Context) (res *RestoreResult, err error) {
 
 // prepare decides what is to be done. It changes nothing.
 func (r *restorer) prepare(ctx context.Context) error {
-	if !r.p.fresh && r.t == nil {
-		entries, err := vmdir.Walk(ctx, r.p.root, vmdir.WalkOptions{Exclude: []string{"/.tarvm"}})
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.p.dir, err)
-		}
-		r.t = newTarget(r.p.root, entries)
-	}
 	if err := r.choose(); err != nil {
 		return err
 	}
-	r.locals = newHandles(func(i int32) (*os.File, error) {
-		if r.t != nil && int(i) < len(r.t.entries) {
-			return r.t.openFile(i)
-		}
-		if r.t != nil {
-			i -= int32(len(r.t.entries))
-		}
-		l := r.moreLocals[i]
-		return vmdir.OpenRead(l.root, &vmdir.Entry{Member: manifest.Member{State: manifest.State{Path: l.path, Type: manifest.File}}})
-	})
-	if r.t != nil && !r.scanned {
+	if err := r.related(); err != nil {
+		return err
+	}
+	r.locals = newHandles(r.openLocal)
+	if r.t != nil {
 		var total int64
 		for i := range r.t.entries {
 			total += r.t.entries[i].Size
@@ -262,6 +276,48 @@ func (r *restorer) prepare(ctx context.Context) error {
 		}
 	}
 	return r.decide()
+}
+
+// related refuses to remove everything from a directory that may have been named by mistake.
+func (r *restorer) related() error {
+	if r.t == nil || r.o.Force || r.o.Keep || len(r.o.Only) > 0 {
+		return nil
+	}
+	n := 0
+	for i := range r.t.entries {
+		e := &r.t.entries[i]
+		if e.Type == manifest.Dir {
+			continue
+		}
+		if r.e.find(e.Path, 0) >= 0 {
+			return nil
+		}
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	return &UnrelatedError{Path: r.p.dir, Files: n}
+}
+
+// openLocal opens a file that is at hand: of the target, or of a stream.
+func (r *restorer) openLocal(i int32) (*os.File, error) {
+	if n := r.targets(); i >= n {
+		return openFileAt(r.p.root, manifest.Path(r.streamed[i-n]))
+	}
+	return r.t.openFile(i)
+}
+
+// targets is the number of local files that the target has; those of a stream follow.
+func (r *restorer) targets() int32 {
+	if r.t == nil {
+		return 0
+	}
+	return int32(len(r.t.entries))
+}
+
+func openFileAt(root *os.Root, p manifest.Path) (*os.File, error) {
+	return vmdir.OpenRead(root, &vmdir.Entry{Member: manifest.Member{State: manifest.State{Path: p, Type: manifest.File}}})
 }
 
 // checkMembers refuses an entry whose members cannot be put into a directory without a risk for what is outside.
@@ -390,6 +446,7 @@ func (r *restorer) decide() error {
 		}
 		e := r.t.at(td.m.Path)
 		if e == nil {
+			r.move(td.o)
 			continue
 		}
 		same := e.Type == td.m.Type && e.Skipped == ""
@@ -397,7 +454,9 @@ func (r *restorer) decide() error {
 		case manifest.Dir:
 			td.keep = same
 		case manifest.File:
-			td.keep = same && r.judge(td.o, e)
+			if td.keep = same && r.judge(td.o, e); !td.keep {
+				r.move(td.o)
+			}
 		case manifest.Symlink:
 			td.keep = same && e.Target == td.m.Target
 		case manifest.Fifo:
@@ -440,6 +499,31 @@ func (r *restorer) judge(o *out, e *vmdir.Entry) bool {
 		o.mode = modePatch
 	}
 	return false
+}
+
+// move takes the file that a stream brought for o, if that is the whole of it.
+func (r *restorer) move(o *out) {
+	if o == nil || o.mode != modeBuild || len(r.streamed) == 0 {
+		return
+	}
+	mem, path := o.mem, o.e.snap.Members[o.mem].Path
+	for k := r.k; k >= 0; k-- {
+		e := r.c.entries[k]
+		if mem = e.find(path, mem); mem < 0 {
+			return
+		}
+		switch m := &e.snap.Members[mem]; {
+		case m.Stored.As == manifest.AsSame:
+		case m.Stored.As == manifest.AsWhole && e.local != nil:
+			if n := e.local(mem) - r.targets(); !r.moved[n] && m.Size == o.b.m.Size {
+				r.moved[n] = true
+				o.mode, o.from = modeMove, n
+			}
+			return
+		default:
+			return
+		}
+	}
 }
 
 // sameMeta reports whether a restore would not change what a has.
@@ -497,7 +581,7 @@ func (r *restorer) leavers(byPath map[manifest.Path]*todo) error {
 
 // bytesOf is how many bytes o takes until the end of the restore, besides what is there.
 func (r *restorer) bytesOf(o *out) int64 {
-	if !o.staged() {
+	if !o.fetched() {
 		return 0
 	}
 	if o.b.t == nil {
@@ -585,7 +669,7 @@ func (r *restorer) result() *RestoreResult {
 			continue
 		}
 		res.Files++
-		if o.mode == modePatch || o.mode == modeClone {
+		if o.patched() {
 			res.Kept += o.inPlace.count() * o.b.t.Grid.Block
 		}
 	}

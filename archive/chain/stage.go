@@ -28,6 +28,9 @@ func (r *restorer) stage(ctx context.Context) error {
 		return err
 	}
 	r.files = newHandles(r.openOut)
+	if err := r.moves(); err != nil {
+		return err
+	}
 	if err := r.clones(); err != nil {
 		return err
 	}
@@ -137,6 +140,25 @@ func (r *restorer) openOut(i int32) (*os.File, error) {
 	return f, nil
 }
 
+// moves gives files that came out of a stream the places of wanted ones.
+func (r *restorer) moves() error {
+	for _, o := range r.outs {
+		if o.mode != modeMove {
+			continue
+		}
+		r.step("move")
+		if fi, err := exists(r.p.root, string(o.name)); err != nil || fi != nil {
+			return errors.Join(err, r.collision(o.b.m.Path, fs.ErrExist))
+		}
+		if err := r.p.root.Rename(r.streamed[o.from], string(o.name)); err != nil {
+			return err
+		}
+		r.streamed[o.from] = string(o.name)
+		o.made = true
+	}
+	return nil
+}
+
 // clones turns patches into changes of a clone, where the file system shares blocks.
 func (r *restorer) clones() error {
 	for i, o := range r.outs {
@@ -205,7 +227,7 @@ func (r *restorer) eachRun(o *out, fn func(off, n int64, zero bool) error) error
 		length = 0
 		return fn(from, n, zero)
 	}
-	skip := o.mode != modeBuild
+	skip := o.patched()
 	for at, count := int64(0), o.b.count(); at < count; {
 		ds := buf[:min(int64(len(buf)), count-at)]
 		if err := o.b.read(at, ds); err != nil {
@@ -242,7 +264,7 @@ var errStop = errors.New("stop")
 // wants yields what has to be written, file by file.
 func (r *restorer) wants(yield func(want) bool) error {
 	for i, o := range r.outs {
-		if !o.staged() {
+		if !o.fetched() {
 			continue
 		}
 		err := r.wantsOf(int32(i), o, yield)
@@ -414,8 +436,12 @@ func (r *restorer) completeFile(ctx context.Context, i int32, o *out) error {
 	if err != nil {
 		return err
 	}
-	err = r.readBack(ctx, h.File, o)
-	if err == nil && o.mode == modeBuild {
+	if o.mode == modeMove {
+		err = r.readMoved(ctx, h.File, o)
+	} else {
+		err = r.readBack(ctx, h.File, o)
+	}
+	if err == nil && (o.mode == modeBuild || o.mode == modeMove) {
 		err = r.reserve(h.File, o)
 	}
 	r.files.put(h)
@@ -451,7 +477,7 @@ func (r *restorer) readBack(ctx context.Context, f *os.File, o *out) error {
 		}
 		for j, d := range ds[:n] {
 			b := at + int64(j)
-			if d.IsZero() || o.good.has(b) || o.mode != modeBuild && o.inPlace.has(b) {
+			if d.IsZero() || o.good.has(b) || o.patched() && o.inPlace.has(b) {
 				continue
 			}
 			off, l := o.b.rng(b)
@@ -468,6 +494,47 @@ func (r *restorer) readBack(ctx context.Context, f *os.File, o *out) error {
 		at += n
 	}
 	return nil
+}
+
+// readMoved verifies all of a file that was written before its digests were known.
+func (r *restorer) readMoved(ctx context.Context, f *os.File, o *out) error {
+	size := o.b.m.Size
+	if fi, err := f.Stat(); err != nil || fi.Size() != size {
+		return errors.Join(err, r.e.corrupt(o.b.m, -1, "the archive's file has another size"))
+	}
+	data, err := vmdir.Extents(f, size)
+	if err != nil {
+		return err
+	}
+	if data == nil {
+		data = []delta.Extent{{Length: size}}
+	}
+	// Blocks of zeros outside of the data need no look; readBack finds all others that are not good.
+	var buf []byte
+	for _, x := range data {
+		if x.Length == 0 {
+			continue
+		}
+		for b, last := o.b.at(x.Offset), o.b.at(x.End()-1); b <= last; b++ {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			if o.good.has(b) {
+				continue
+			}
+			off, n := o.b.rng(b)
+			if int64(len(buf)) < n {
+				buf = make([]byte, n)
+			}
+			if err := readFull(f, buf[:n], off); err != nil {
+				return r.e.fail(o.b.m, off, err)
+			}
+			if err := o.verify(off, buf[:n], r.e); err != nil {
+				return err
+			}
+		}
+	}
+	return r.readBack(ctx, f, o)
 }
 
 // reserve gives blocks of zeros that were no holes their space, where the system can.
@@ -564,6 +631,14 @@ func (r *restorer) finishFresh() error {
 	if err := r.files.Close(); err != nil {
 		return err
 	}
+	if r.streamed != nil {
+		if err := r.locals.Close(); err != nil {
+			return err
+		}
+		if err := removeAll(r.p.root, restoreDir); err != nil {
+			return err
+		}
+	}
 	top := r.e.snap.Find(".")
 	switch {
 	case top != nil && len(r.o.Only) == 0:
@@ -624,7 +699,7 @@ func (r *restorer) sync(dirs bool) error {
 		if !o.staged() {
 			continue
 		}
-		f, err := vmdir.OpenRead(r.p.root, &vmdir.Entry{Member: manifest.Member{State: manifest.State{Path: o.name, Type: manifest.File}}})
+		f, err := openFileAt(r.p.root, o.name)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"syscall"
+
+	"tarvm/archive"
+	"tarvm/archive/chain"
+	"tarvm/archive/codec"
+	"tarvm/delta"
+	"tarvm/manifest"
+)
+
+// A usageError is a mistake on the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usage(err error) error { return &usageError{err} }
+
+var (
+	// errUnverified is wrapped by the end of a run that found damage, or could not look for it.
+	errUnverified = errors.New("not verified")
+	// errDifferent is diff's end with --exit-code; it needs no message.
+	errDifferent = errors.New("different")
+)
+
+// A hinted error tells what the user can do.
+type hinted struct {
+	err  error
+	hint string
+}
+
+func (e *hinted) Error() string { return e.err.Error() }
+func (e *hinted) Unwrap() error { return e.err }
+
+func hint(err error, format string, args ...any) error {
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
+// fail prints err with its hints, and returns the exit code.
+func (p *program) fail(ctx context.Context, err error) int {
+	if brokenPipe(err) || errors.Is(err, errDifferent) {
+		return exitFailed
+	}
+	var u *usageError
+	if ctx.Err() != nil && !errors.As(err, &u) {
+		p.message("tarvm: interrupted")
+		return exitFailed
+	}
+	p.message("tarvm: " + err.Error())
+	for _, h := range hints(err) {
+		p.message("hint: " + h)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var u *usageError
+	var fe *codec.FrameError
+	switch {
+	case errors.As(err, &u):
+		return exitUsage
+	case errors.As(err, &fe):
+		return exitCorrupt
+	}
+	for _, bad := range []error{
+		errUnverified, archive.ErrCorrupt, archive.ErrTruncated, manifest.ErrCorrupt,
+		chain.ErrCorrupt, delta.ErrTable, delta.ErrSegment,
+	} {
+		if errors.Is(err, bad) {
+			return exitCorrupt
+		}
+	}
+	return exitFailed
+}
+
+// hints says what the user can do about err: what was added on the way, or what follows from its type.
+func hints(err error) []string {
+	var hs []string
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		//errorlint:ignore // each link of the chain in turn
+		if h, ok := e.(*hinted); ok {
+			hs = append(hs, h.hint)
+		}
+	}
+	if len(hs) > 0 {
+		return hs
+	}
+	var (
+		running *archive.RunningError
+		changed *archive.ChangedError
+		missing *chain.MissingParentError
+		space   *chain.SpaceError
+		heads   *chain.HeadsError
+		clash   *chain.CollisionError
+		other   *chain.UnrelatedError
+	)
+	switch {
+	case errors.As(err, &running):
+		for _, l := range running.Locks {
+			if l.Hint != "" && !slices.Contains(hs, l.Hint) {
+				hs = append(hs, l.Hint)
+			}
+		}
+		return append(hs, "--live packs it nevertheless; its state is then what a power failure would leave")
+	case errors.As(err, &changed):
+		return []string{"stop or pause the machine; --live packs it as it is, --tries N reads the file more often"}
+	case errors.As(err, &missing):
+		return []string{"--search DIR looks for it in a further directory; its id is " + missing.ID.String()}
+	case errors.As(err, &heads):
+		return []string{"run tarvm for each of them, with it as the only argument: its ancestors are found"}
+	case errors.As(err, &space):
+		return []string{fmt.Sprintf("make room for %s, or choose another file system", size(space.Need-space.Free))}
+	case errors.As(err, &other):
+		return []string{"choose another directory, --keep to leave them, or --force to remove them"}
+	case errors.Is(err, chain.ErrOrder):
+		return []string{"cat the archives oldest first; named as arguments they may come in any order"}
+	case errors.As(err, &clash):
+		return []string{"restore on a file system that tells these names apart, or some of them with --only"}
+	case errors.Is(err, chain.ErrUnsafe):
+		return []string{"the archive did not come from tarvm as it is, or was tampered with; nothing was restored"}
+	case errors.Is(err, manifest.ErrVersion):
+		return []string{"a later version of tarvm wrote it, and can read it; so can tar, and the script .tarvm/restore.py in it"}
+	case errors.Is(err, archive.ErrTruncated):
+		return []string{"it was not written or not copied to its end: copy it again, or pack again"}
+	case errors.Is(err, archive.ErrCorrupt), errors.Is(err, manifest.ErrCorrupt), exitCode(err) == exitCorrupt && !errors.Is(err, errUnverified):
+		return []string{"tarvm verify ARCHIVE names all that is damaged; restore from another copy"}
+	case errors.Is(err, archive.ErrForeign):
+		return []string{"tarvm unpack and tarvm list take any tar; everything else needs an archive that tarvm pack made"}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return []string{"make room, or choose another file system; what was there before is as it was"}
+	case errors.Is(err, fs.ErrPermission):
+		return []string{"run it as a user who may, for example the owner of the files"}
+	}
+	return nil
+}
