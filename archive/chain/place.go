@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"tarvm/manifest"
 )
@@ -25,6 +26,7 @@ type place struct {
 	staging string   // fresh: the directory that becomes dir
 	root    *os.Root // fresh: of staging; else of dir
 	lock    *os.File
+	mtime   time.Time // of dir, before it was changed
 	resumed bool // an interrupted restore was completed first
 }
 
@@ -96,10 +98,14 @@ func isEmpty(dir string) (bool, error) {
 // begin makes the staging directory.
 func (p *place) begin() error {
 	if !p.fresh {
+		fi, err := p.root.Stat(".")
+		if err != nil {
+			return err
+		}
+		p.mtime = fi.ModTime()
 		if err := p.root.Mkdir(restoreDir, 0o700); err != nil {
 			return err
 		}
-		var err error
 		if p.lock, err = lockDir(p.root, restoreDir); err != nil {
 			return err
 		}
@@ -182,7 +188,9 @@ func (p *place) abandon() error {
 	case p.fresh && p.staging != "":
 		err = removeTree(p.staging)
 	case !p.fresh && p.lock != nil:
-		err = removeAll(p.root, restoreDir)
+		if err = removeAll(p.root, restoreDir); err == nil {
+			_ = p.root.Chtimes(".", time.Time{}, p.mtime) // to nobody's harm if it cannot be
+		}
 	}
 	return err
 }
