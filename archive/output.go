@@ -8,15 +8,22 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"tarvm/archive/vmdir"
 )
 
 // An Output is a file that gets its name only when it is complete: Commit syncs it, renames it, and
 // syncs the directory. Until then, and after Abort, what was at the name before is untouched.
 type Output struct {
-	f    *os.File
-	path string
-	done bool
+	f      *os.File
+	path   string
+	n      int64 // bytes written
+	behind int64 // of these, what goes to disk already
+	done   bool
 }
+
+// writeback is how much is sent to disk at a time, so that Commit has little to wait for.
+const writeback = 16 << 20
 
 // CreateOutput starts an output. Without overwrite a file that is there already is an error that
 // wraps fs.ErrExist.
@@ -47,6 +54,10 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 // Write appends to the file.
 func (o *Output) Write(p []byte) (int, error) {
 	n, err := o.f.Write(p)
+	if o.n += int64(n); o.n-o.behind >= writeback {
+		vmdir.StartWriteback(o.f, o.behind, o.n-o.behind)
+		o.behind = o.n
+	}
 	if err != nil {
 		var pe *fs.PathError
 		if errors.As(err, &pe) {
@@ -95,7 +106,7 @@ func SyncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil && !unsyncable(err) {
+	if err := vmdir.SyncDir(d); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	return nil

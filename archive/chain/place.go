@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"tarvm/archive/vmdir"
 	"tarvm/manifest"
 )
 
@@ -226,9 +227,9 @@ func syncDirs(root *os.Root, names ...string) error {
 		if err != nil {
 			return err
 		}
-		err = f.Sync()
+		err = vmdir.SyncDir(f)
 		f.Close()
-		if err != nil && !unsyncable(err) {
+		if err != nil {
 			return err
 		}
 	}

@@ -341,7 +341,7 @@ func (r *restorer) write(file int32, at int64, data []byte) error {
 	}
 	r.written.Add(int64(len(data)))
 	if !r.o.NoSync && len(data) >= 256<<10 {
-		startWriteback(h.File, at, int64(len(data)))
+		vmdir.StartWriteback(h.File, at, int64(len(data)))
 	}
 	return nil
 }

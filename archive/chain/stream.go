@@ -449,7 +449,7 @@ func (s *streamer) write(ctx context.Context, f *os.File, r *pax.Reader, h *pax.
 		}
 	}
 	if !s.o.NoSync && h.Stored >= 1<<20 {
-		startWriteback(f, 0, h.Size)
+		vmdir.StartWriteback(f, 0, h.Size)
 	}
 	return nil
 }

@@ -126,6 +126,9 @@ func TestStreamTruncated(t *testing.T) {
 		h := newHistory(t, 29, 2, name)
 		b := bytes.Join(h.raw, nil)
 		step := len(b)/29 + 1
+		if testing.Short() || archivetest.Race {
+			step = len(b)/5 + 1
+		}
 		for n := 1; n < len(b); n += step {
 			if n == len(h.raw[0]) {
 				continue
@@ -297,8 +300,12 @@ func TestSwapped(t *testing.T) {
 	archivetest.Copy(t, h.states[1], outside)
 	reference := filepath.Join(t.TempDir(), "reference")
 	archivetest.Copy(t, outside, reference)
+	step := 3
+	if testing.Short() || archivetest.Race {
+		step = 13
+	}
 	for _, victim := range []string{"logs", "logs/old", "vm.vmx", restoreDir + "/new", restoreDir + "/old"} {
-		for at := 1; at < 70; at += 3 {
+		for at := 1; at < 70; at += step {
 			dir := filepath.Join(t.TempDir(), "vm")
 			archivetest.Copy(t, h.states[0], dir)
 			n := 0

@@ -15,10 +15,5 @@ func isMount(dir string) bool {
 	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
-// startWriteback has the kernel write what is dirty in a range of f, and does not wait.
-func startWriteback(f *os.File, off, n int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // a hint
-}
-
 // syncFS writes everything of the file system of f to disk.
 func syncFS(f *os.File) (bool, error) { return true, unix.Syncfs(int(f.Fd())) }

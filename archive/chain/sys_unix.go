@@ -46,10 +46,6 @@ func tryLock(f *os.File) error {
 	return err
 }
 
-func unsyncable(err error) bool {
-	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP)
-}
-
 func mayWrite(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil }
 
 func isRoot() bool { return os.Geteuid() == 0 }

@@ -266,6 +266,18 @@ func copyBytes(dst, src *os.File, dstOff, srcOff, n int64) error {
 	return nil
 }
 
+// SyncDir makes renames in an open directory durable, where the file system can.
+func SyncDir(d *os.File) error {
+	if err := d.Sync(); err != nil && !unsyncable(err) {
+		return err
+	}
+	return nil
+}
+
+// StartWriteback has what was written to a range of f go to disk, so that a later Sync has little to wait for. It
+// is a hint, and does not wait.
+func StartWriteback(f *os.File, off, n int64) { startWriteback(f, off, n) }
+
 // FreeSpace returns how many bytes this user may still write to the file system of root.
 func FreeSpace(root *os.Root) (int64, error) {
 	n, err := freeSpace(root)

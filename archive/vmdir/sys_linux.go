@@ -237,3 +237,7 @@ func copySome(dst, src *os.File, dstOff, srcOff, n int64) (int64, error) {
 	}
 	return int64(m), opError("copy", err)
 }
+
+func startWriteback(f *os.File, off, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+}
