@@ -23,8 +23,11 @@ const MaxFrame = 64 << 20
 // HeadLen is how many bytes of a stream Match wants to see, where the stream has them.
 const HeadLen = 512
 
-// MaxStored is the longest data that AppendStored takes.
-const MaxStored = 32 << 10
+// MinStored and MaxStored are the shortest and the longest data that AppendStored takes, in bytes.
+const (
+	MinStored = 256
+	MaxStored = 32 << 10
+)
 
 // Frame describes one frame of an encoded stream.
 type Frame struct {
@@ -53,7 +56,7 @@ type Codec interface {
 	// NewReader decodes a whole stream of any origin, as the stock program would, in bounded memory.
 	NewReader(r io.Reader) (io.ReadCloser, error)
 	// AppendStored appends data as one frame without compression, in the one form of
-	// archive/FORMAT.md section 7. It takes 256 to MaxStored bytes.
+	// archive/FORMAT.md section 7. It takes MinStored to MaxStored bytes.
 	AppendStored(dst, data []byte) []byte
 	// StoredLen is the length of that frame for n bytes of data.
 	StoredLen(n int) int
@@ -69,8 +72,8 @@ type Encoder interface {
 	Encode(dst, src []byte) ([]byte, error)
 }
 
-// A Decoder appends the size decoded bytes of exactly one frame. Another size, and bytes that are
-// missing or too many, are errors that wrap ErrCorrupt.
+// A Decoder appends the size decoded bytes of exactly one frame. Another size, one that is negative or larger
+// than MaxFrame, and bytes that are missing or too many, are errors that wrap ErrCorrupt.
 type Decoder interface {
 	Decode(dst, frame []byte, size int64) ([]byte, error)
 }

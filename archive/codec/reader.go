@@ -50,6 +50,9 @@ type cached struct {
 	err   error
 }
 
+// maxEncoded is more than any codec makes of MaxFrame bytes: what does not compress grows by less than 1 in 1000.
+const maxEncoded = MaxFrame + MaxFrame/64
+
 // NewReader returns a reader of the frames of src, which begin at its first byte. With codec none
 // frames must be empty, and the decoded bytes are those of src. A table that does not fit src is an error.
 func NewReader(src Source, c Codec, frames []Frame, o ReaderOptions) (*Reader, error) {
@@ -69,7 +72,7 @@ func NewReader(src Source, c Codec, frames []Frame, o ReaderOptions) (*Reader, e
 	r.enc = make([]int64, len(frames)+1)
 	r.dec = make([]int64, len(frames)+1)
 	for i, f := range frames {
-		if f.Encoded <= 0 || f.Encoded > src.Size()-r.enc[i] || f.Decoded < 0 || f.Decoded > MaxFrame {
+		if f.Encoded <= 0 || f.Encoded > maxEncoded || f.Encoded > src.Size()-r.enc[i] || f.Decoded < 0 || f.Decoded > MaxFrame {
 			return nil, fmt.Errorf("frame %d: %d bytes, decoded %d, at byte %d of %d", i, f.Encoded, f.Decoded, r.enc[i], src.Size())
 		}
 		r.enc[i+1] = r.enc[i] + f.Encoded
@@ -200,8 +203,11 @@ func (r *Reader) Section(ctx context.Context, off, n int64) io.ReadCloser {
 	if r.dec == nil {
 		return &plainSection{ctx: ctx, r: io.NewSectionReader(r.src, off, n)}
 	}
+	if off < 0 {
+		return &section{stop: func() {}, err: fmt.Errorf("read at %d", off)}
+	}
 	ctx, stop := context.WithCancel(ctx)
-	s := &section{r: r, stop: stop, ctx: ctx, off: off, end: min(off+n, r.Size()), queue: make(chan *readJob, r.workers+1)}
+	s := &section{r: r, stop: stop, ctx: ctx, off: off, end: off + min(n, r.Size()-off), queue: make(chan *readJob, r.workers+1)}
 	jobs := make(chan *readJob)
 	s.free = make(chan *readJob, 2*r.workers+4)
 	s.wg.Go(func() {

@@ -164,12 +164,11 @@ func (w *Writer) fail(err error) {
 
 func (w *Writer) sticky() error {
 	w.mu.Lock()
-	err := w.err
-	w.mu.Unlock()
-	if err == nil && w.ctx.Err() != nil {
-		err = context.Cause(w.ctx)
+	defer w.mu.Unlock()
+	if w.err == nil && w.ctx.Err() != nil {
+		w.err = context.Cause(w.ctx)
 	}
-	return err
+	return w.err
 }
 
 // Write appends a copy of p to the stream.
@@ -284,8 +283,8 @@ func (w *Writer) WriteFrame(p []byte) error {
 
 // WriteStored appends data as one frame without compression, after a Flush; see Codec.AppendStored.
 func (w *Writer) WriteStored(data []byte) error {
-	if len(data) > MaxStored {
-		return fmt.Errorf("stored frame of %d bytes: at most %d", len(data), MaxStored)
+	if len(data) < MinStored || len(data) > MaxStored {
+		return fmt.Errorf("stored frame of %d bytes: %d to %d", len(data), MinStored, MaxStored)
 	}
 	return w.whole(len(data), func() ([]byte, error) { return w.codec.AppendStored(nil, data), nil })
 }

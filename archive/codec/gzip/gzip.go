@@ -2,6 +2,7 @@
 package gzip
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
@@ -93,6 +94,9 @@ func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	bad := func(f string, a ...any) ([]byte, error) {
 		return dst, fmt.Errorf("%w: gzip: %s", codec.ErrCorrupt, fmt.Sprintf(f, a...))
 	}
+	if size < 0 || size > codec.MaxFrame {
+		return bad("member of %d bytes", size)
+	}
 	if len(frame) < len(header)+trailerLen || string(frame[:len(header)]) != header {
 		return bad("no header of a member")
 	}
@@ -123,13 +127,69 @@ func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	return out, nil
 }
 
-// NewReader decodes a stream of members.
+// NewReader decodes a stream of members, which zeros may follow.
 func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) {
-	z, err := pgzip.NewReader(r)
+	b := bufio.NewReaderSize(r, 64<<10)
+	z, err := pgzip.NewReader(b)
 	if err != nil {
-		return nil, fmt.Errorf("gzip: %w", err)
+		return nil, fmt.Errorf("gzip: %w", cutOff(err))
 	}
-	return z, nil
+	z.Multistream(false)
+	return &members{z: z, r: b}, nil
+}
+
+// members goes from one member to the next. The library can do so too, but takes a stream that ends within a
+// member's header for complete.
+type members struct {
+	z   *pgzip.Reader
+	r   *bufio.Reader // left behind the member at its end
+	err error
+}
+
+func (m *members) Read(p []byte) (int, error) {
+	for m.err == nil {
+		n, err := m.z.Read(p)
+		if err == io.EOF {
+			m.err = m.next()
+		} else if err != nil {
+			m.err = fmt.Errorf("gzip: %w", cutOff(err))
+		}
+		if n > 0 || len(p) == 0 {
+			return n, nil
+		}
+	}
+	return 0, m.err
+}
+
+// next begins the next member, or returns io.EOF.
+func (m *members) next() error {
+	b, err := m.r.Peek(1)
+	if err == nil && b[0] != 0 {
+		if err := m.z.Reset(m.r); err != nil {
+			return fmt.Errorf("gzip: %w", cutOff(err))
+		}
+		m.z.Multistream(false)
+		return nil
+	}
+	for err == nil {
+		var c byte
+		if c, err = m.r.ReadByte(); err == nil && c != 0 {
+			return fmt.Errorf("gzip: %w", pgzip.ErrHeader)
+		}
+	}
+	if err != io.EOF {
+		return fmt.Errorf("gzip: %w", err)
+	}
+	return err
+}
+
+func (m *members) Close() error { return m.z.Close() }
+
+func cutOff(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // NewStreamWriter returns a writer of one member for streams that are written whole, for others. Level

@@ -97,8 +97,8 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	bad := func(f string, a ...any) ([]byte, error) {
 		return dst, fmt.Errorf("%w: lz4: %s", codec.ErrCorrupt, fmt.Sprintf(f, a...))
 	}
-	if len(frame) < headerLen+8 || size < 0 {
-		return bad("frame of %d bytes", len(frame))
+	if len(frame) < headerLen+8 || size < 0 || size > codec.MaxFrame {
+		return bad("frame of %d bytes, %d decoded", len(frame), size)
 	}
 	bd := frame[5]
 	if bd != bd4M && bd != bd64K || !bytes.Equal(appendHeader(nil, bd, int(size)), frame[:headerLen]) {

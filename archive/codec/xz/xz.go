@@ -79,8 +79,10 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	bad := func(f string, a ...any) ([]byte, error) {
 		return dst, fmt.Errorf("%w: xz: %s", codec.ErrCorrupt, fmt.Sprintf(f, a...))
 	}
-	src := bytes.NewReader(frame)
-	r, err := open(src, true)
+	if size < 0 || size > codec.MaxFrame {
+		return bad("stream of %d bytes", size)
+	}
+	r, err := open(bytes.NewReader(frame), true)
 	if err != nil {
 		return bad("%v", err)
 	}
@@ -106,63 +108,11 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 			return bad("%v", err)
 		}
 	}
-	if src.Len() != 0 {
-		return bad("%d bytes behind the stream", src.Len())
-	}
 	return out, nil
 }
 
-// open refuses dictionaries that no stock level makes, before they are allocated.
 func open(r io.Reader, single bool) (io.Reader, error) {
-	c := xz.ReaderConfig{DictCap: 1 << 16, SingleStream: single}
-	head := make([]byte, 12+1024)
-	n, err := io.ReadFull(r, head)
-	head = head[:n]
-	if err != nil && err != io.ErrUnexpectedEOF {
-		return nil, err
-	}
-	if d := dictSize(head); d > maxDict {
-		return nil, fmt.Errorf("dictionary of %d bytes: more than %d", d, maxDict)
-	}
-	return c.NewReader(io.MultiReader(bytes.NewReader(head), r))
-}
-
-// dictSize reads the dictionary size of the first block: its header follows the stream header of 12
-// bytes, LZMA2 is filter 0x21 with one byte of properties.
-func dictSize(head []byte) int64 {
-	if len(head) < 18 || head[12] == 0 {
-		return 0
-	}
-	b := head[12:min(len(head), 12+4*(int(head[12])+1))]
-	flags := b[1]
-	p := 2
-	for range int(flags>>6&1 + flags>>7&1) { // sizes, as varints
-		for p < len(b) && b[p] >= 0x80 {
-			p++
-		}
-		p++
-	}
-	for range int(flags&3) + 1 {
-		id, n := binary.Uvarint(b[min(p, len(b)):])
-		if n <= 0 {
-			return 0
-		}
-		p += n
-		props, n := binary.Uvarint(b[min(p, len(b)):])
-		if n <= 0 || props > 64 {
-			return 0
-		}
-		p += n
-		if id == 0x21 && p < len(b) {
-			bits := b[p] & 0x3f
-			if bits >= 40 {
-				return 1<<32 - 1
-			}
-			return int64(2|bits&1) << (bits/2 + 11)
-		}
-		p += int(props)
-	}
-	return 0
+	return xz.ReaderConfig{DictCap: 1 << 16, SingleStream: single}.NewReader(newGuard(r))
 }
 
 // NewReader decodes a concatenation of streams.

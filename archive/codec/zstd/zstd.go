@@ -84,7 +84,8 @@ func (e *encoder) Encode(dst, src []byte) ([]byte, error) { return e.e.EncodeAll
 
 // NewDecoder returns a decoder of one goroutine.
 func (Codec) NewDecoder() (codec.Decoder, error) {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(codec.MaxFrame))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(codec.MaxFrame),
+		zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
@@ -96,26 +97,53 @@ type decoder struct {
 }
 
 func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
-	// The header says how much will come: no more than that is allocated, and nothing that is not wanted.
+	if size < 0 || size > codec.MaxFrame {
+		return dst, fmt.Errorf("%w: zstd: frame of %d bytes", codec.ErrCorrupt, size)
+	}
+	// The header says how much will come, unless that is less than 256 bytes, which it has no field for. In any case
+	// the decoder is given room for the size, and makes no more.
 	var h zstd.Header
 	if err := h.Decode(frame); err != nil {
 		return dst, fmt.Errorf("%w: zstd: %w", codec.ErrCorrupt, err)
 	}
-	if h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(size) {
+	if h.Skippable || h.HasFCS && h.FrameContentSize != uint64(size) {
 		return dst, fmt.Errorf("%w: zstd: frame of %d bytes, want %d", codec.ErrCorrupt, h.FrameContentSize, size)
+	}
+	if !single(&h, frame) {
+		return dst, fmt.Errorf("%w: zstd: %d bytes are not one frame", codec.ErrCorrupt, len(frame))
 	}
 	n := len(dst)
 	if int64(cap(dst)-n) < size {
 		dst = append(make([]byte, 0, int64(n)+size), dst...)
 	}
-	out, err := d.d.DecodeAll(frame, dst)
+	out, err := d.d.DecodeAll(frame, dst[n:n:int64(n)+size])
 	if err != nil {
-		return dst[:n], fmt.Errorf("%w: zstd: %w", codec.ErrCorrupt, err)
+		return dst, fmt.Errorf("%w: zstd: %w", codec.ErrCorrupt, err)
 	}
-	if int64(len(out)-n) != size {
-		return dst[:n], fmt.Errorf("%w: zstd: %d bytes, want %d", codec.ErrCorrupt, len(out)-n, size)
+	if int64(len(out)) != size {
+		return dst, fmt.Errorf("%w: zstd: %d bytes, want %d", codec.ErrCorrupt, len(out), size)
 	}
-	return out, nil
+	return append(dst, out...), nil
+}
+
+// single reports whether b is one frame with header h, to its last byte: the library would take more frames.
+func single(h *zstd.Header, b []byte) bool {
+	b = b[h.HeaderSize:]
+	for last := false; !last; {
+		if len(b) < 3 {
+			return false
+		}
+		v := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+		n := v >> 3
+		if v>>1&3 == 1 { // one byte, repeated n times
+			n = 1
+		}
+		if len(b) < 3+n {
+			return false
+		}
+		last, b = v&1 != 0, b[3+n:]
+	}
+	return len(b) == 0 && !h.HasCheckSum || len(b) == 4 && h.HasCheckSum
 }
 
 // NewReader decodes a stream of frames and skippable frames.
