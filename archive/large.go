@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"tarvm/archive/codec"
@@ -148,27 +149,40 @@ func searchExtent(extents []delta.Extent, off int64) int {
 // chunk reads and digests the blocks from off to end, and returns what stores them.
 func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 	size := l.m.Size
-	buf := k.buffer(int(end - off))
-	c := &chunk{off: off, size: size, buf: buf, data: buf[:end-off]}
-	first := l.grid.Index(off)
+	c := &chunk{off: off, size: size, buf: k.buffer(&k.bufs, int(end-off))}
+	c.data = c.buf[:0]
+	inc := k.o.Parent != nil
+	var scratch []byte
+	if inc {
+		// Of most pieces nothing is kept: they are read to where the cache has its lines already.
+		scratch = k.buffer(&k.scratch, int(max(pieceSize, l.grid.Block)))
+		defer k.scratch.Put(scratch)
+	}
 	for at := off; at < end; {
 		// A piece is some whole blocks.
 		to := min(at+max(pieceSize, l.grid.Block), end)
 		if to < end {
 			to, _ = l.grid.Range(l.grid.Index(to), size)
 		}
-		if err := l.read(c, at, to); err != nil {
+		p := chunk{off: at}
+		if inc {
+			p.data = scratch[:to-at]
+		} else {
+			p.data = c.buf[at-off : to-off]
+		}
+		if err := l.read(&p); err != nil {
 			return nil, pathError(l.m.Path, err)
 		}
-		p := chunk{off: at, data: c.data[at-off : to-off]}
-		k.digest(&p, l.grid, l.grid.Index(at))
-		c.digests = append(c.digests, p.digests...)
+		first := l.grid.Index(at)
+		k.digest(&p, l.grid, first)
+		if !inc {
+			p.sums = k.allSums(&p, l.grid, first, size)
+			c.data = c.buf[:to-off]
+		} else if err := k.compare(l, &p, first); err != nil {
+			return nil, err
+		}
+		c.join(&p)
 		at = to
-	}
-	if k.o.Parent == nil {
-		c.sums = k.allSums(c, l.grid, first, size)
-	} else if err := k.compare(l, c, first); err != nil {
-		return nil, err
 	}
 	return func() error {
 		defer k.bufs.Put(c.buf)
@@ -183,16 +197,32 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 	}, nil
 }
 
-func (k *packer) buffer(n int) []byte {
-	if b, ok := k.bufs.Get().([]byte); ok && cap(b) >= n {
+func (k *packer) buffer(from *sync.Pool, n int) []byte {
+	if b, ok := from.Get().([]byte); ok && cap(b) >= n {
 		return b[:cap(b)]
 	}
 	return make([]byte, n)
 }
 
-// read fills c from at to to of the file; holes become zeros, and so does what the file has lost.
-func (l *large) read(c *chunk, at, to int64) error {
-	b := c.data[at-c.off : to-c.off]
+// join appends what p, which follows c, says. Of an increment it copies the new data.
+func (c *chunk) join(p *chunk) {
+	c.digests = append(c.digests, p.digests...)
+	c.sums = append(c.sums, p.sums...)
+	c.short = c.short || p.short
+	at := int64(0)
+	for _, u := range p.units {
+		if u.kind == delta.Data {
+			c.data = append(c.data, p.data[at:at+u.n]...)
+		}
+		at += u.n
+		c.add(u)
+	}
+}
+
+// read fills c from the file; holes become zeros, and so does what the file has lost.
+func (l *large) read(c *chunk) error {
+	b, at := c.data, c.off
+	to := at + int64(len(b))
 	if l.extents == nil {
 		return l.readAt(c, b, at)
 	}
@@ -456,6 +486,8 @@ func (k *packer) addUnits(l *large, c *chunk) error {
 			continue
 		}
 		kind, src, at := u.kind, "", int64(0)
+		data := c.data[:need]
+		c.data = c.data[need:]
 		switch u.kind {
 		case delta.Same:
 			k.stats.Same += u.n
@@ -475,7 +507,7 @@ func (k *packer) addUnits(l *large, c *chunk) error {
 				break
 			}
 			k.self.Put(u.sum, delta.Place{File: l.file, Offset: off})
-			l.payload = append(l.payload, c.data[off-c.off:][:u.n]...)
+			l.payload = append(l.payload, data...)
 			k.stats.Data += u.n
 		}
 		l.seg.Add(kind, u.n, src, at)

@@ -106,21 +106,23 @@ type packer struct {
 	superseded   []manifest.Member
 	oldPlace     []place
 
-	key    delta.Key
-	subs   int // sums for each digest
-	index  func() (*finder, error)
-	self   delta.SelfIndex
-	paths  []string // of files that self may refer to, by delta.Place.File; "" when it is void
-	kids   map[manifest.Path][]string
-	pkids  map[manifest.Path][]string
-	stats  manifest.Stats
-	torn   []manifest.Path
-	done   int64
-	wrote  int64
-	retry  []int
-	tries  map[int]int
-	bufs   sync.Pool
-	report time.Time
+	key     delta.Key
+	subs    int // sums for each digest
+	index   func() (*finder, error)
+	self    delta.SelfIndex
+	paths   []string // of files that self may refer to, by delta.Place.File; "" when it is void
+	kids    map[manifest.Path][]string
+	pkids   map[manifest.Path][]string
+	linked  map[manifest.Path]int // increments: the members that links name
+	stats   manifest.Stats
+	torn    []manifest.Path
+	done    int64
+	wrote   int64
+	retry   []int
+	tries   map[int]int
+	bufs    sync.Pool // of chunks
+	scratch sync.Pool // of pieces
+	report  time.Time
 
 	ctx    context.Context // of the run: jobs and their results wait on it
 	openMu sync.Mutex
@@ -151,7 +153,6 @@ func (k *packer) closeFiles() {
 func (k *packer) run(ctx context.Context, side io.Writer) (*Result, error) {
 	k.subs = int(k.Entry.Block / delta.FindUnit)
 	k.tries = make(map[int]int)
-	k.bufs.New = func() any { return make([]byte, max(chunkSize, k.Entry.Block)) }
 	if err := k.makeKey(); err != nil {
 		return nil, err
 	}
@@ -159,6 +160,17 @@ func (k *packer) run(ctx context.Context, side io.Writer) (*Result, error) {
 	if k.o.Parent != nil {
 		k.kids, k.pkids = childNames(len(k.entries), func(i int) *manifest.Member { return &k.entries[i].Member }),
 			childNames(len(k.o.Parent.Members), func(i int) *manifest.Member { return &k.o.Parent.Members[i] })
+		k.linked = make(map[manifest.Path]int)
+		for i := range k.entries {
+			if e := &k.entries[i]; e.Type == manifest.Link {
+				k.linked[e.Target] = -1
+			}
+		}
+		for i := range k.entries {
+			if _, ok := k.linked[k.entries[i].Path]; ok {
+				k.linked[k.entries[i].Path] = i
+			}
+		}
 	}
 	entry, err := json.Marshal(&k.Entry)
 	if err != nil {
@@ -243,6 +255,10 @@ func (k *packer) produce(ctx context.Context, i int, emit emitFunc) error {
 func (k *packer) plain(i int) error {
 	m := k.members[i]
 	m.State, m.Hints = k.entries[i].State, k.entries[i].Hints
+	if m.Type == manifest.Link && slices.ContainsFunc(k.retry, func(j int) bool { return k.entries[j].Path == m.Target }) {
+		k.retry = append(k.retry, i) // tar links it to what stands before it
+		return nil
+	}
 	k.members[i] = m
 	h := toHeader(&m)
 	if k.o.Parent != nil {
@@ -250,7 +266,10 @@ func (k *packer) plain(i int) error {
 		same := pm != nil && string(pm.AppendState(nil)) == string(m.AppendState(nil))
 		if m.Type == manifest.Dir {
 			same = same && slices.Equal(k.kids[m.Path], k.pkids[m.Path])
-			h.Records = map[string]string{"GNU.dumpdir": k.dumpdir(m.Path)}
+			setRecord(h, "GNU.dumpdir", k.dumpdir(m.Path))
+		}
+		if m.Type == manifest.Link && k.members[k.linked[m.Target]].Stored.As == manifest.AsWhole {
+			same = false // tar -x makes a new file of the target
 		}
 		if same {
 			return nil
@@ -296,19 +315,20 @@ func (k *packer) dumpdir(dir manifest.Path) string {
 		case name[len(name)-1] == '/':
 			b = append(b, 'D')
 			name = name[:len(name)-1]
-		case k.pidx[path] == 0 && !k.inParent(path):
-			b = append(b, 'Y')
-		default:
+		case k.inParent(path):
 			b = append(b, 'N')
+		default:
+			b = append(b, 'Y')
 		}
 		b = append(append(b, name...), 0)
 	}
 	return string(append(b, 0))
 }
 
+// inParent reports whether the parent has p, and not as a directory, which tar -x removes for Y alone.
 func (k *packer) inParent(p manifest.Path) bool {
-	_, ok := k.pidx[p]
-	return ok
+	i, ok := k.pidx[p]
+	return ok && k.o.Parent.Members[i].Type != manifest.Dir
 }
 
 // takeOver makes member i what the parent's manifest says, unread.
@@ -344,7 +364,7 @@ func (k *packer) takeOver(i int) error {
 type chunk struct {
 	off, size int64 // in the file
 	buf       []byte
-	data      []byte // nil: all zero
+	data      []byte // of a full; of an increment what its units of kind Data have; nil: all zero
 	digests   []delta.Digest
 	sums      []delta.FindSum // subs for each digest that is not zero
 	units     []unit          // increments only
@@ -362,7 +382,7 @@ type unit struct {
 // readSmall reads a whole file and returns what stores it.
 func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 	e := &k.entries[i]
-	m := manifest.Member{State: e.State, Hints: e.Hints}
+	var m manifest.Member
 	var data []byte
 	var extents []delta.Extent
 	for try := 1; ; try++ {
@@ -372,17 +392,27 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 				return false, err
 			}
 			defer f.Close()
-			if again, err := vmdir.Changed(f, e); err != nil || again {
-				return again, err
+			// What is packed is the file as it is now, not as it was when the directory was walked.
+			if again, err := vmdir.Changed(f, e); err != nil {
+				return false, err
+			} else if again {
+				if err := vmdir.Refresh(k.root, e); err != nil {
+					return false, err
+				}
+				k.keepPhase(e)
+			}
+			m = manifest.Member{State: e.State, Hints: e.Hints}
+			if e.Size >= 4*wholeMax && e.Size > k.Entry.Block {
+				return false, nil
 			}
 			extents = nil
-			if e.Size >= delta.FindUnit {
+			if e.Size > k.Entry.Block { // below, there is no section that could keep them
 				if extents, err = vmdir.Extents(f, e.Size); err != nil {
 					return false, err
 				}
 			}
 			data = make([]byte, e.Size)
-			if n, err := f.ReadAt(data, 0); err != nil && !(errors.Is(err, io.EOF) && int64(n) < e.Size) && !errors.Is(err, io.EOF) {
+			if n, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
 				return false, err
 			} else if int64(n) < e.Size {
 				return true, nil
@@ -392,6 +422,9 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 		if err != nil {
 			return nil, pathError(e.Path, err)
 		}
+		if e.Size >= 4*wholeMax && e.Size > k.Entry.Block {
+			return func() error { return k.grown(i) }, nil
+		}
 		if !changed {
 			break
 		}
@@ -400,20 +433,11 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 				return nil, &ChangedError{e.Path, try}
 			}
 			m.Torn = true
-			data = append(data, make([]byte, max(0, e.Size-int64(len(data))))...)[:e.Size]
 			break
 		}
 		if err := sleep(ctx, time.Duration(try)*100*time.Millisecond); err != nil {
 			return nil, err
 		}
-		if err := vmdir.Refresh(k.root, e); err != nil {
-			return nil, pathError(e.Path, err)
-		}
-		if e.Size >= 4*wholeMax {
-			return nil, &ChangedError{e.Path, try}
-		}
-		m = manifest.Member{State: e.State, Hints: e.Hints}
-		m.Phase = 0
 	}
 	var c chunk
 	if e.Size > k.Entry.Block {
@@ -427,6 +451,15 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 		k.progress(&m, m.Size)
 		return k.storeSmall(i, &m, &c, data, extents)
 	}, nil
+}
+
+// grown puts a file that is not small any more on the list of those to be packed later.
+func (k *packer) grown(i int) error {
+	if k.tries[i]++; k.tries[i] > k.o.Tries {
+		return &ChangedError{k.entries[i].Path, k.tries[i]}
+	}
+	k.retry = append(k.retry, i)
+	return nil
 }
 
 func pathError(p manifest.Path, err error) error {

@@ -201,6 +201,18 @@ func toHeader(m *manifest.Member) *pax.Header {
 		for k, v := range m.Xattrs {
 			h.Xattrs[k] = string(v)
 		}
+		for _, a := range aclRecords {
+			if text := aclText(h.Xattrs[a.xattr]); text != "" {
+				setRecord(h, a.record, text)
+			}
+		}
 	}
 	return h
+}
+
+func setRecord(h *pax.Header, key, value string) {
+	if h.Records == nil {
+		h.Records = make(map[string]string)
+	}
+	h.Records[key] = value
 }

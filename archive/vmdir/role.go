@@ -58,13 +58,13 @@ func byName(name string, size int64) kind {
 // opens tells whether a file is opened to see what it holds.
 func opens(name string, size int64) bool {
 	const small = 64 << 10 // an empty qcow2 image has 192 KiB
-	if size < 512 {
-		return false
-	}
 	if size >= small {
 		return true
 	}
 	ext := strings.ToLower(path.Ext(name))
+	if size < 512 {
+		return ext == ".vmdk" && size > 0 // qemu-img's descriptors have 350 bytes
+	}
 	return ext == ".xml" || byExt[ext].role == manifest.RoleDisk || byExt[ext].role == manifest.RoleMemory
 }
 

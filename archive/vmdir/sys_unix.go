@@ -230,11 +230,14 @@ func (d *dir) symlink(target manifest.Path, name string) error {
 
 // link gives the file at old another name.
 func link(root *os.Root, old, p manifest.Path) error {
-	return at(root, old, func(from *dir, oldName string) error {
-		return at(root, p, func(d *dir, name string) error {
+	var made error // names p, as far as old is not to blame
+	err := at(root, old, func(from *dir, oldName string) error {
+		made = at(root, p, func(d *dir, name string) error {
 			return opError("link", retry(func() error { return unix.Linkat(from.fd(), oldName, d.fd(), name, 0) }))
 		})
+		return nil
 	})
+	return errors.Join(err, made)
 }
 
 func (d *dir) create(name string) (*os.File, error) {
