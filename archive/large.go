@@ -474,7 +474,7 @@ func (k *packer) addUnits(l *large, c *chunk) error {
 		if u.kind == delta.Data {
 			need = u.n
 		}
-		if l.seg.Full(need) {
+		if l.seg.Full(need) || int64(len(l.payload))+need > segmentData {
 			if err := k.flushSegment(l); err != nil {
 				return err
 			}

@@ -37,6 +37,8 @@ const (
 	// A chunk is what one job reads. Its pieces are hashed while they are in the cache.
 	chunkSize = 1 << 20
 	pieceSize = 256 << 10
+	// A segment gets so much data: a frame of the default codec.
+	segmentData = 4 << 20
 )
 
 // Result says what was packed.

@@ -28,7 +28,7 @@ type place struct {
 	root    *os.Root // fresh: of staging; else of dir
 	lock    *os.File
 	mtime   time.Time // of dir, before it was changed
-	resumed bool // an interrupted restore was completed first
+	resumed bool      // an interrupted restore was completed first
 }
 
 // find looks at dir, and completes or sweeps what an interrupted restore left. It changes nothing else.

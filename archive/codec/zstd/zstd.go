@@ -25,7 +25,7 @@ func (Codec) Name() string { return "zstd" }
 func (Codec) Suffixes() []string { return []string{".tar.zst", ".tar.zstd", ".tzst", ".zst"} }
 
 // Levels are numbered as the zstd program's. The encoder has four speeds: 1 and 2, 3 to 5, 6 to 9, and
-// from 10 on.
+// from 10 on. From 3 to 5, frames of which a probe says that they gain little are coded as with 1.
 func (Codec) Levels() codec.Levels { return codec.Levels{Min: 1, Default: 3, Max: 19} }
 
 // FrameSize is 4 MiB: on VM data smaller ones cost 3 % (1 MiB) and 15 % (64 KiB) in size.
@@ -68,19 +68,54 @@ func speed(level int) zstd.EncoderLevel {
 
 // NewEncoder returns an encoder of one goroutine.
 func (Codec) NewEncoder(level int) (codec.Encoder, error) {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed(level)), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true),
+	e, err := newEncoder(speed(level))
+	if err != nil {
+		return nil, err
+	}
+	if speed(level) != zstd.SpeedDefault {
+		return &encoder{e: e}, nil
+	}
+	fast, err := newEncoder(zstd.SpeedFastest)
+	if err != nil {
+		return nil, err
+	}
+	return &encoder{e: e, fast: fast}, nil
+}
+
+func newEncoder(l zstd.EncoderLevel) (*zstd.Encoder, error) {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true),
 		zstd.WithZeroFrames(true), zstd.WithLowerEncoderMem(false))
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
-	return &encoder{e}, nil
+	return e, nil
 }
 
 type encoder struct {
-	e *zstd.Encoder
+	e     *zstd.Encoder
+	fast  *zstd.Encoder // for frames that e does not make much smaller; nil: none
+	probe []byte
 }
 
-func (e *encoder) Encode(dst, src []byte) ([]byte, error) { return e.e.EncodeAll(src, dst), nil }
+// On 1.4 GB of a VM's disk and memory, of which the probe takes 1 %: gain 0.03 makes archives 1.1 % larger in 12 % less
+// time than none, 0.04 1.5 % in 14 %, 0.05 2.1 % in 15 %, the fast encoder alone 4.3 % in 20 %.
+const (
+	probeSize = 48 << 10
+	gain      = 0.04
+)
+
+func (e *encoder) Encode(dst, src []byte) ([]byte, error) {
+	if e.fast != nil && len(src) >= 8*probeSize {
+		p := src[(len(src)-probeSize)/2:][:probeSize]
+		e.probe = e.fast.EncodeAll(p, e.probe[:0])
+		fast := len(e.probe)
+		e.probe = e.e.EncodeAll(p, e.probe[:0])
+		if slow := len(e.probe); float64(fast-slow) < gain*float64(slow) {
+			return e.fast.EncodeAll(src, dst), nil
+		}
+	}
+	return e.e.EncodeAll(src, dst), nil
+}
 
 // NewDecoder returns a decoder of one goroutine.
 func (Codec) NewDecoder() (codec.Decoder, error) {
