@@ -8,6 +8,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 
 	"tarvm/archive/vmdir"
 )
@@ -38,16 +41,59 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	sweep(path)
 	for {
 		// Not os.CreateTemp: the file is to have the permissions that the umask gives a new file.
-		name := fmt.Sprintf(".%s.tarvm-%08x", filepath.Base(path), rand.Uint32())
-		f, err := os.OpenFile(filepath.Join(filepath.Dir(path), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		name := fmt.Sprintf("%s%08x", temporary(path), rand.Uint32())
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
-			return &Output{f: f, path: path}, nil
+			err = vmdir.Claim(f)
+			if err == nil || errors.Is(err, errors.ErrUnsupported) {
+				// Another process may have swept it away just before.
+				if _, err = os.Lstat(name); err == nil {
+					return &Output{f: f, path: path}, nil
+				}
+				err = fs.ErrExist
+			}
+			f.Close()
+			os.Remove(name)
 		}
-		if !errors.Is(err, fs.ErrExist) {
+		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, vmdir.ErrClaimed) {
 			return nil, err
 		}
+	}
+}
+
+// temporary is what the names of unfinished outputs begin with; eight hexadecimal digits follow.
+func temporary(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tarvm-")
+}
+
+// sweep removes what killed processes left of outputs to path: files that nobody has claimed.
+func sweep(path string) {
+	list, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return // creating the output will say so
+	}
+	prefix := filepath.Base(temporary(path))
+	for _, e := range list {
+		rest, ok := strings.CutPrefix(e.Name(), prefix)
+		if _, err := strconv.ParseUint(rest, 16, 32); !ok || err != nil || len(rest) != 8 || !e.Type().IsRegular() {
+			continue
+		}
+		name := filepath.Join(filepath.Dir(path), e.Name())
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		claimed := vmdir.Claim(f)
+		if runtime.GOOS == "windows" {
+			f.Close() // the next line fails where somebody has it open
+		}
+		if claimed == nil {
+			os.Remove(name)
+		}
+		f.Close()
 	}
 }
 

@@ -156,17 +156,15 @@ func sweep(up, base string) error {
 			continue
 		}
 		full := filepath.Join(up, e.Name())
-		root, err := os.OpenRoot(full)
+		d, err := os.Open(full)
 		if err != nil {
 			continue
 		}
-		lock, err := lockDir(root, ".")
-		if err == nil {
+		if vmdir.Claim(d) == nil {
 			err = removeTree(full)
-			lock.Close()
 		}
-		root.Close()
-		if err != nil && !errors.Is(err, ErrBusy) {
+		d.Close()
+		if err != nil {
 			return err
 		}
 	}
@@ -211,8 +209,11 @@ func lockDir(root *os.Root, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tryLock(f); err != nil {
+	if err := vmdir.Claim(f); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		f.Close()
+		if errors.Is(err, vmdir.ErrClaimed) {
+			err = ErrBusy
+		}
 		return nil, err
 	}
 	return f, nil

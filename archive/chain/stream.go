@@ -170,7 +170,7 @@ func (s *streamer) load(ctx context.Context) error {
 			break
 		}
 		if more, err = s.between(); err != nil {
-			return fmt.Errorf("behind archive %d of the stream: %w", len(c.entries), err)
+			return fmt.Errorf("behind archive %d of the stream, where only one of the same codec can follow: %w", len(c.entries), err)
 		}
 	}
 	if err := s.of(c, c.Head()); err != nil {

@@ -3,7 +3,6 @@
 package chain
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"syscall"
@@ -32,18 +31,6 @@ func renameOver(from, to string) error {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	return nil
-}
-
-// tryLock locks an open directory for as long as it is open. It is ErrBusy when somebody else does.
-func tryLock(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrBusy
-	}
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.EINVAL) {
-		return nil // file systems without locks
-	}
-	return err
 }
 
 func mayWrite(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil }

@@ -266,6 +266,14 @@ func copyBytes(dst, src *os.File, dstOff, srcOff, n int64) error {
 	return nil
 }
 
+// ErrClaimed: another process works with the file.
+var ErrClaimed = errors.New("in use by another process")
+
+// Claim locks an open file or directory for as long as it is open, so that nobody takes it for one that a killed
+// process left. It is ErrClaimed when somebody else has it, errors.ErrUnsupported on file systems without locks. On
+// Windows it does nothing: files that are open cannot be removed there.
+func Claim(f *os.File) error { return claim(f) }
+
 // SyncDir makes renames in an open directory durable, where the file system can.
 func SyncDir(d *os.File) error {
 	if err := d.Sync(); err != nil && !unsyncable(err) {
