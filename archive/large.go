@@ -149,13 +149,13 @@ func searchExtent(extents []delta.Extent, off int64) int {
 // chunk reads and digests the blocks from off to end, and returns what stores them.
 func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 	size := l.m.Size
-	c := &chunk{off: off, size: size, buf: k.buffer(&k.bufs, int(end-off))}
-	c.data = c.buf[:0]
+	c := &chunk{off: off, size: size, buf: k.bufs.get(int(end - off))}
+	c.data = (*c.buf)[:0]
 	inc := k.o.Parent != nil
-	var scratch []byte
+	var scratch *[]byte
 	if inc {
 		// Of most pieces nothing is kept: they are read to where the cache has its lines already.
-		scratch = k.buffer(&k.scratch, int(max(pieceSize, l.grid.Block)))
+		scratch = k.scratch.get(int(max(pieceSize, l.grid.Block)))
 		defer k.scratch.Put(scratch)
 	}
 	for at := off; at < end; {
@@ -166,9 +166,9 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 		}
 		p := chunk{off: at}
 		if inc {
-			p.data = scratch[:to-at]
+			p.data = (*scratch)[:to-at]
 		} else {
-			p.data = c.buf[at-off : to-off]
+			p.data = (*c.buf)[at-off : to-off]
 		}
 		if err := l.read(&p); err != nil {
 			return nil, pathError(l.m.Path, err)
@@ -177,7 +177,7 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 		k.digest(&p, l.grid, first)
 		if !inc {
 			p.sums = k.allSums(&p, l.grid, first, size)
-			c.data = c.buf[:to-off]
+			c.data = (*c.buf)[:to-off]
 		} else if err := k.compare(l, &p, first); err != nil {
 			return nil, err
 		}
@@ -197,11 +197,16 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 	}, nil
 }
 
-func (k *packer) buffer(from *sync.Pool, n int) []byte {
-	if b, ok := from.Get().([]byte); ok && cap(b) >= n {
-		return b[:cap(b)]
+// buffers are kept for the next one who needs some.
+type buffers struct{ sync.Pool }
+
+// get returns a buffer of at least n bytes, of any content.
+func (p *buffers) get(n int) *[]byte {
+	if b, ok := p.Get().(*[]byte); ok && len(*b) >= n {
+		return b
 	}
-	return make([]byte, n)
+	b := make([]byte, n)
+	return &b
 }
 
 // join appends what p, which follows c, says. Of an increment it copies the new data.

@@ -119,11 +119,10 @@ type packer struct {
 	stats   manifest.Stats
 	torn    []manifest.Path
 	done    int64
-	wrote   int64
 	retry   []int
 	tries   map[int]int
-	bufs    sync.Pool // of chunks
-	scratch sync.Pool // of pieces
+	bufs    buffers // of chunks
+	scratch buffers // of pieces
 	report  time.Time
 
 	ctx    context.Context // of the run: jobs and their results wait on it
@@ -364,9 +363,9 @@ func (k *packer) takeOver(i int) error {
 
 // chunk is a run of consecutive blocks of a file, as a job left it.
 type chunk struct {
-	off, size int64 // in the file
-	buf       []byte
-	data      []byte // of a full; of an increment what its units of kind Data have; nil: all zero
+	off, size int64   // in the file
+	buf       *[]byte // of data
+	data      []byte  // of a full; of an increment what its units of kind Data have; nil: all zero
 	digests   []delta.Digest
 	sums      []delta.FindSum // subs for each digest that is not zero
 	units     []unit          // increments only

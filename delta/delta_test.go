@@ -210,7 +210,8 @@ func drawSegment(t *rapid.T) (*SegmentWriter, []Op, []string) {
 		op := Op{Kind: k, Length: rapid.Int64Range(1, 1<<18).Draw(t, "length")}
 		src := ""
 		if k >= Copy {
-			src = rapid.SampledFrom(paths).Draw(t, "source")
+			op.Source = rapid.IntRange(0, len(paths)-1).Draw(t, "source")
+			src = paths[op.Source]
 			op.Offset = rapid.Int64Range(0, 1<<42).Draw(t, "offset")
 		}
 		w.Add(k, op.Length, src, op.Offset)
@@ -221,7 +222,7 @@ func drawSegment(t *rapid.T) (*SegmentWriter, []Op, []string) {
 
 func TestSegmentRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w, want, _ := drawSegment(t)
+		w, want, paths := drawSegment(t)
 		full := w.End()
 		b := w.AppendHead(nil, full)
 		s, err := ParseSegment(b)
@@ -237,7 +238,7 @@ func TestSegmentRoundTrip(t *testing.T) {
 			src  string
 			off  int64
 		}
-		flat := func(ops []Op, data bool) map[int64]at {
+		flat := func(ops []Op, sources []string) map[int64]at {
 			m := make(map[int64]at)
 			pos := s.Start
 			for _, o := range ops {
@@ -247,7 +248,7 @@ func TestSegmentRoundTrip(t *testing.T) {
 				for _, p := range []int64{0, o.Length - 1} {
 					a := at{kind: o.Kind}
 					if o.Kind >= Copy {
-						a.off = o.Offset + p
+						a.src, a.off = sources[o.Source], o.Offset+p
 					}
 					m[pos+p] = a
 				}
@@ -255,9 +256,9 @@ func TestSegmentRoundTrip(t *testing.T) {
 			}
 			return m
 		}
-		parsed := flat(s.Ops, true)
-		for pos, a := range flat(want, false) {
-			if p, ok := parsed[pos]; ok && p.kind != a.kind {
+		parsed := flat(s.Ops, s.Sources)
+		for pos, a := range flat(want, paths) {
+			if p, ok := parsed[pos]; ok && p != a {
 				t.Fatalf("byte %d is %v, want %v", pos, p, a)
 			}
 		}

@@ -181,22 +181,20 @@ func (tr *Tree) change(t testing.TB) {
 			_, err = f.WriteAt(b, at(int64(len(b)))/4096*4096)
 		}
 	case 8: // rename
-		err = os.Rename(tr.path(p), tr.path(fmt.Sprintf("renamed-%d", tr.n)))
+		tr.must(t, os.Rename(tr.path(p), tr.path(fmt.Sprintf("renamed-%d", tr.n))))
 		return
 	case 9: // delete
-		err = os.Remove(tr.path(p))
+		tr.must(t, os.Remove(tr.path(p)))
 		if p == "disk.img" || len(fs) < 4 {
 			tr.disk(t, "disk.img", 2<<20)
 		}
 		return
 	case 10: // another type
-		err = os.Remove(tr.path(p))
-		switch {
-		case err != nil:
-		case tr.r.IntN(2) == 0:
-			err = os.Symlink("target", tr.path(p))
-		default:
-			err = os.Mkdir(tr.path(p), 0o700)
+		tr.must(t, os.Remove(tr.path(p)))
+		if tr.r.IntN(2) == 0 {
+			tr.must(t, os.Symlink("target", tr.path(p)))
+		} else {
+			tr.must(t, os.Mkdir(tr.path(p), 0o700))
 			tr.write(t, filepath.Join(p, "inside"), tr.data(100))
 		}
 		if len(fs) < 4 {

@@ -24,7 +24,6 @@ type packOptions struct {
 	codec  string
 	parent *archive.Manifest
 	block  int64
-	time   string
 }
 
 // pack packs dir into memory and opens the archive, and the manifest beside it.

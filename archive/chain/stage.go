@@ -373,7 +373,7 @@ func (o *out) verify(off int64, data []byte, e *entry) error {
 		return nil
 	}
 	var small [32]delta.Digest
-	ds := small[:]
+	var ds []delta.Digest
 	if n := last - first + 1; n <= int64(len(small)) {
 		ds = small[:n]
 	} else {

@@ -21,7 +21,6 @@ type target struct {
 	grids   []delta.Grid   // of files, by entry: how they were scanned
 	outs    map[int32]*out // by entry: the wanted file of the same path
 	index   blockIndex
-	scanned int64 // bytes read
 }
 
 func newTarget(root *os.Root, entries []vmdir.Entry) *target {

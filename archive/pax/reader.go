@@ -495,27 +495,27 @@ func (r *Reader) fields(h *Header, at int64) (size int64, err error) {
 }
 
 // apply sets what the records say, except names, size and sparse map.
-func (rec *records) apply(h *Header) {
-	if rec.uid.set {
-		h.UID = rec.uid.n
+func (r *records) apply(h *Header) {
+	if r.uid.set {
+		h.UID = r.uid.n
 	}
-	if rec.gid.set {
-		h.GID = rec.gid.n
+	if r.gid.set {
+		h.GID = r.gid.n
 	}
-	if rec.uname.set {
-		h.Uname = rec.uname.s
+	if r.uname.set {
+		h.Uname = r.uname.s
 	}
-	if rec.gname.set {
-		h.Gname = rec.gname.s
+	if r.gname.set {
+		h.Gname = r.gname.s
 	}
-	if rec.mtime.set {
-		h.ModTime = rec.mtime.t
+	if r.mtime.set {
+		h.ModTime = r.mtime.t
 	}
-	if len(rec.xattrs) != 0 {
-		h.Xattrs = rec.xattrs
+	if len(r.xattrs) != 0 {
+		h.Xattrs = r.xattrs
 	}
-	if len(rec.other) != 0 {
-		h.Records = rec.other
+	if len(r.other) != 0 {
+		h.Records = r.other
 	}
 }
 

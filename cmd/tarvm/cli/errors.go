@@ -84,8 +84,7 @@ func exitCode(err error) int {
 func hints(err error) []string {
 	var hs []string
 	for e := err; e != nil; e = errors.Unwrap(e) {
-		//errorlint:ignore // each link of the chain in turn
-		if h, ok := e.(*hinted); ok {
+		if h, ok := e.(*hinted); ok { //nolint:errorlint // each link of the chain in turn
 			hs = append(hs, h.hint)
 		}
 	}

@@ -128,7 +128,7 @@ func openSource(path string) (*os.File, *io.SectionReader, error) {
 // plainPath makes "open x: no such file" into "x: no such file".
 func plainPath(err error) error {
 	var pe *fs.PathError
-	if errors.As(err, &pe) && errors.Unwrap(err) == pe.Err {
+	if errors.As(err, &pe) && errors.Unwrap(err) == pe.Err { //nolint:errorlint // not one that is wrapped in something else
 		return fmt.Errorf("%s: %w", pe.Path, pe.Err)
 	}
 	return err
