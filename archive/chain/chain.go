@@ -20,7 +20,7 @@ type Chain struct {
 
 // New orders archives into the chain of their last entry: the one on which no other builds. They may
 // come in any order, and there may be more than are needed, as long as these are not last entries
-// of their own. Errors are *MissingParentError, *HeadsError, or wrap ErrCycle or ErrDepth.
+// of their own. Errors are *MissingParentError, *HeadsError, or wrap ErrDepth.
 func New(archives []*archive.Archive) (*Chain, error) {
 	o := newOrder(archives)
 	if len(o.all) == 0 {
@@ -169,7 +169,13 @@ func (o *order) head() (int, error) {
 		heads = strict
 	}
 	if len(heads) == 0 {
-		return 0, fmt.Errorf("%s: %w", label(o.all[0].Snapshot), ErrCycle)
+		// A machine came back to a state that it had: by their states the archives build on each other in a circle, by
+		// their digests they cannot.
+		for i, m := range o.all {
+			if _, ok := o.byDigest[m.Entry.Parent.Digest]; !ok {
+				return 0, o.missing(i)
+			}
+		}
 	}
 	// Several archives of one state: any will do, the shortest way is best.
 	sort.SliceStable(heads, func(a, b int) bool { return uint(o.dist[heads[a]]) < uint(o.dist[heads[b]]) })
@@ -188,7 +194,7 @@ func (o *order) head() (int, error) {
 func (o *order) chain(head int) (*Chain, error) {
 	path, err := o.path(head, true)
 	if err != nil && o.dist[head] >= 0 {
-		// The way over the archives that were meant leads in a circle; along dist it cannot.
+		// The archives that were meant are not all there; along dist there is a way.
 		path, err = o.path(head, false)
 	}
 	if err != nil {
@@ -229,12 +235,15 @@ func (o *order) path(i int, exact bool) ([]int, error) {
 			return path, nil
 		}
 		next := o.parent(i, exact)
-		if next < 0 {
-			return nil, &MissingParentError{ID: p.ID, Digest: p.Digest, Name: p.Name, Child: label(o.all[i].Snapshot)}
-		}
-		if on[next] {
-			return nil, fmt.Errorf("%s: %w", label(o.all[i].Snapshot), ErrCycle)
+		if next < 0 || on[next] {
+			return nil, o.missing(i)
 		}
 		i = next
 	}
+}
+
+// missing says that the parent of i is not there.
+func (o *order) missing(i int) error {
+	p := o.all[i].Entry.Parent
+	return &MissingParentError{ID: p.ID, Digest: p.Digest, Name: p.Name, Child: label(o.all[i].Snapshot)}
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"tarvm/archive"
 	"tarvm/archive/archivetest"
@@ -19,6 +20,9 @@ import (
 
 // bg is the context of tests.
 var bg = context.Background()
+
+// day is the time of files whose times do not matter.
+var day = time.Unix(1_700_000_000, 0)
 
 type packOptions struct {
 	codec  string

@@ -13,8 +13,6 @@ import (
 var (
 	// ErrCorrupt: manifests and operations of the chain contradict each other.
 	ErrCorrupt = errors.New("chain is damaged")
-	// ErrCycle: every way from the entry to a base leads back to an entry on the way.
-	ErrCycle = errors.New("archives build on each other in a circle")
 	// ErrDepth: the chain is longer than MaxDepth.
 	ErrDepth = errors.New("chain is too long")
 	// ErrUnsafe: a member cannot be restored without a risk for what is outside of the directory.

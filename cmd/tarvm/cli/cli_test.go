@@ -135,7 +135,6 @@ func TestErrors(t *testing.T) {
 		{&chain.CollisionError{Path: "a", Other: "A"}, exitFailed, "--only"},
 		{&chain.DigestError{Member: "a"}, exitCorrupt, "tarvm verify"},
 		{chain.ErrUnsafe, exitFailed, "nothing was restored"},
-		{chain.ErrCycle, exitFailed, ""},
 		{manifest.ErrVersion, exitFailed, "later version"},
 		{manifest.ErrCorrupt, exitCorrupt, "tarvm verify"},
 		{archive.ErrTruncated, exitCorrupt, "copy it again"},
