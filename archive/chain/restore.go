@@ -139,6 +139,7 @@ type restorer struct {
 	f      *fetcher
 	need   int64
 
+	release  func()         // of a stream: closes what was read from; nil: none
 	streamed []string       // files of a stream's base by number, in the staging directory
 	moved    map[int32]bool // of these, what became a wanted file
 
@@ -222,6 +223,17 @@ func (r *restorer) close() {
 	r.p.close()
 }
 
+// closeSources closes what is read from, so that it can be renamed and removed: Windows does neither to an open file.
+func (r *restorer) closeSources() error {
+	if r.release != nil {
+		r.release()
+	}
+	if r.locals == nil {
+		return nil
+	}
+	return r.locals.Close()
+}
+
 func (r *restorer) step(name string) {
 	if r.o.hook != nil {
 		r.o.hook(name)
@@ -242,11 +254,9 @@ func (r *restorer) run(ctx context.Context, stage func(context.Context) error) (
 	if err != nil {
 		if !r.rolled {
 			if r.files != nil {
-				r.files.Close() // Windows removes no open file
+				r.files.Close()
 			}
-			if r.locals != nil {
-				r.locals.Close()
-			}
+			_ = r.closeSources() // the first error is the one that counts
 			if aerr := r.p.abandon(); aerr != nil {
 				err = errors.Join(err, fmt.Errorf("staging directory: %w", aerr))
 			}

@@ -631,10 +631,10 @@ func (r *restorer) finishFresh() error {
 	if err := r.files.Close(); err != nil {
 		return err
 	}
-	if r.streamed != nil {
-		if err := r.locals.Close(); err != nil {
-			return err
-		}
+	if err := r.closeSources(); err != nil {
+		return err
+	}
+	if r.release != nil {
 		if err := removeAll(r.p.root, restoreDir); err != nil {
 			return err
 		}
@@ -724,6 +724,9 @@ func (r *restorer) sync(dirs bool) error {
 func (r *restorer) finishSteps(ctx context.Context) error {
 	steps, err := r.steps()
 	if err != nil {
+		return err
+	}
+	if err := r.closeSources(); err != nil {
 		return err
 	}
 	if err := r.files.Close(); err != nil {

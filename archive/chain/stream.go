@@ -70,6 +70,7 @@ func RestoreStream(ctx context.Context, r io.Reader, codecs []codec.Codec, dir s
 		return nil, err
 	}
 	defer s.close()
+	s.release = s.closeSpools
 	defer s.closeSpools()
 	res, err := s.run(ctx, s.load)
 	if err != nil {
@@ -149,6 +150,7 @@ func (s *streamer) closeSpools() {
 	for _, f := range s.spools {
 		f.Close() // only read by now, or of no use
 	}
+	s.spools = nil
 }
 
 // load reads the stream, and stages what it holds.
