@@ -442,7 +442,7 @@ func TestManyHardLinks(t *testing.T) {
 	command(t, to, "tar", "-xpf", file)
 	var st unix.Stat_t
 	mustDo(t, unix.Stat(filepath.Join(to, fmt.Sprintf("%05d", n-1)), &st))
-	if st.Nlink != uint64(n) {
+	if uint64(st.Nlink) != uint64(n) {
 		t.Errorf("%d links after tar -x, want %d", st.Nlink, n)
 	}
 	// Without a change, and with one name less: the first, whose place the second takes.
@@ -454,7 +454,7 @@ func TestManyHardLinks(t *testing.T) {
 		back := filepath.Join(t.TempDir(), "out")
 		restoreChain(t, back, file, inc)
 		mustDo(t, unix.Stat(filepath.Join(back, "00001"), &st))
-		if st.Nlink != uint64(n)-1 {
+		if uint64(st.Nlink) != uint64(n)-1 {
 			t.Errorf("%d links restored, want %d", st.Nlink, n-1)
 		}
 	}
