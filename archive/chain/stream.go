@@ -88,18 +88,16 @@ type streamer struct {
 	want   delta.Digest
 
 	in      *bufio.Reader // decoded
-	codec   codec.Codec
-	dir     string // where what comes is kept, in the place's root
-	spools  []*os.File
+	dir     string        // where what comes is kept, in the place's root
+	spools  []spool
 	foreign bool
 	skipped []error
 }
 
-// source remembers an error of the medium, which decoders may hide.
+// source remembers an error of a medium, its own or that of a spool, which decoders may hide.
 type source struct {
 	r   io.Reader
 	ctx context.Context // of one RestoreStream call
-	n   int64
 	err error
 }
 
@@ -109,9 +107,23 @@ func (s *source) Read(p []byte) (int, error) {
 		return 0, s.err
 	}
 	n, err := s.r.Read(p)
-	s.n += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
+	}
+	return n, err
+}
+
+// spool is a file for what comes. It remembers an error, which whoever reads and writes in one takes for one of
+// reading.
+type spool struct {
+	f   *os.File
+	src *source
+}
+
+func (s spool) Write(p []byte) (int, error) {
+	n, err := s.f.Write(p)
+	if err != nil && s.src.err == nil {
+		s.src.err = err
 	}
 	return n, err
 }
@@ -123,10 +135,11 @@ func (s *streamer) decode() (io.ReadCloser, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if s.codec = codec.Detect(s.codecs, head); s.codec == nil {
+	c := codec.Detect(s.codecs, head)
+	if c == nil {
 		return nil, archive.ErrForeign
 	}
-	r, err := s.codec.NewReader(b)
+	r, err := c.NewReader(b)
 	if err != nil {
 		return nil, s.bad(err)
 	}
@@ -140,15 +153,13 @@ func (s *streamer) bad(err error) error {
 		return s.src.err
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: %w", archive.ErrTruncated, io.ErrUnexpectedEOF)
-	case errors.Is(err, archive.ErrForeign), errors.Is(err, archive.ErrCorrupt), errors.Is(err, ErrUnsafe), errors.Is(err, ErrOrder):
-		return err
 	}
 	return fmt.Errorf("%w: %w", archive.ErrCorrupt, err)
 }
 
 func (s *streamer) closeSpools() {
 	for _, f := range s.spools {
-		f.Close() // only read by now, or of no use
+		f.f.Close() // only read by now, or of no use
 	}
 	s.spools = nil
 }
@@ -221,26 +232,28 @@ func (s *streamer) between() (bool, error) {
 
 // archive reads one archive and adds its entry to c.
 func (s *streamer) archive(ctx context.Context, c *Chain) error {
-	var spool *bufio.Writer
+	base := len(c.entries) == 0
 	var in io.Reader = s.in
-	if len(c.entries) > 0 {
-		f, err := s.create(prefixInc + strconv.Itoa(len(c.entries)))
-		if err != nil {
+	var whole spool // of what is no base
+	var buf *bufio.Writer
+	if !base {
+		var err error
+		if whole, err = s.create(prefixInc + strconv.Itoa(len(c.entries))); err != nil {
 			return err
 		}
-		spool = bufio.NewWriterSize(f, 1<<20)
-		in = io.TeeReader(s.in, spool)
+		buf = bufio.NewWriterSize(whole, 1<<20)
+		in = io.TeeReader(s.in, buf)
 	}
 	r := pax.NewReader(in, pax.ReaderOptions{})
 	h, err := r.Next()
-	if errors.Is(err, pax.ErrHeader) && len(c.entries) == 0 {
+	if errors.Is(err, pax.ErrHeader) && base {
 		return fmt.Errorf("%w: %w", archive.ErrForeign, err)
 	}
 	if err != nil {
 		return s.bad(err)
 	}
 	if h.Name != entryName {
-		if len(c.entries) > 0 {
+		if !base {
 			return fmt.Errorf("%w: it begins with %q", archive.ErrForeign, h.Name)
 		}
 		s.foreign = true
@@ -260,27 +273,24 @@ func (s *streamer) archive(ctx context.Context, c *Chain) error {
 	if err := follows(c, &head); err != nil {
 		return err
 	}
-	files, snap, table, err := s.members(ctx, r, spool != nil)
+	m, err := s.members(ctx, r, whole.f)
 	if err != nil {
 		return err
 	}
-	if err := follows(c, &snap.Entry); err != nil {
+	if err := follows(c, &m.snap.Entry); err != nil {
 		return err
 	}
-	e := &entry{snap: snap}
-	if spool == nil {
-		err = s.base(e, files)
+	e := &entry{snap: m.snap, table: archive.NewManifest(m.snap, m.table).Table}
+	if base {
+		err = s.base(e, m.files)
 	} else {
-		if err = spool.Flush(); err == nil {
-			f := s.spools[len(s.spools)-1]
-			e.data, e.size = f, r.Offset()
-			e.segment = func(g *manifest.Segment) (*delta.Segment, error) { return archive.ReadSegment(f, g) }
-		}
+		err = buf.Flush()
+		e.data, e.size = whole.f, r.Offset()
+		e.segment = func(g *manifest.Segment) (*delta.Segment, error) { return archive.ReadSegment(whole.f, g) }
 	}
 	if err != nil {
 		return err
 	}
-	e.table = archive.NewManifest(snap, table).Table
 	c.add(e)
 	return nil
 }
@@ -303,13 +313,15 @@ func follows(c *Chain, e *manifest.Entry) error {
 }
 
 // create makes a file that is there until the end of the restore.
-func (s *streamer) create(name string) (*os.File, error) {
+func (s *streamer) create(name string) (spool, error) {
 	s.step("spool")
 	f, err := s.p.root.OpenFile(path.Join(s.dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		s.spools = append(s.spools, f)
+	if err != nil {
+		return spool{}, err
 	}
-	return f, err
+	sp := spool{f, s.src}
+	s.spools = append(s.spools, sp)
+	return sp, nil
 }
 
 // text reads a small member.
@@ -324,57 +336,58 @@ func (s *streamer) text(r *pax.Reader, h *pax.Header, limit int64) ([]byte, erro
 	return b.Bytes(), nil
 }
 
-// members reads the rest of an archive. Of a base it keeps the files, by their last name; of others the caller does.
-func (s *streamer) members(ctx context.Context, r *pax.Reader, spooled bool) (files map[manifest.Path]int32, snap *manifest.Snapshot, table *io.SectionReader, err error) {
-	fail := func(err error) (map[manifest.Path]int32, *manifest.Snapshot, *io.SectionReader, error) {
-		return nil, nil, nil, err
-	}
-	files = make(map[manifest.Path]int32)
+// members are what an archive holds behind entry.json.
+type members struct {
+	snap  *manifest.Snapshot
+	table *io.SectionReader       // of blocks
+	files map[manifest.Path]int32 // of a base: those that were kept, by their last name
+}
+
+// members reads the rest of an archive. All of it goes into whole; if that is nil, it is a base, whose files are kept.
+func (s *streamer) members(ctx context.Context, r *pax.Reader, whole *os.File) (*members, error) {
+	m := &members{files: make(map[manifest.Path]int32)}
 	for {
 		if ctx.Err() != nil {
-			return fail(context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return fail(s.bad(err))
+			return nil, s.bad(err)
 		}
 		switch {
 		case h.Name == manifestName:
 			text, err := s.text(r, h, maxManifest)
 			if err != nil {
-				return fail(err)
+				return nil, err
 			}
-			if snap, err = manifest.Decode(text); err != nil {
-				return fail(err)
+			if m.snap, err = manifest.Decode(text); err != nil {
+				return nil, err
 			}
-		case h.Name == blocksName && spooled:
-			// The caller keeps the archive in a file of which this is a part.
-			table = io.NewSectionReader(s.spools[len(s.spools)-1], h.Body, h.Stored)
+		case h.Name == blocksName && whole != nil:
+			m.table = io.NewSectionReader(whole, h.Body, h.Stored)
 		case h.Name == blocksName:
 			f, err := s.create(tableOfBase)
 			if err != nil {
-				return fail(err)
+				return nil, err
 			}
 			n, err := io.Copy(f, r)
 			if err != nil {
-				return fail(s.bad(err))
+				return nil, s.bad(err)
 			}
-			table = io.NewSectionReader(f, 0, n)
-		case h.Type == pax.TypeReg && !spooled && !reservedName(manifest.Path(h.Name)):
-			n, err := s.keep(ctx, r, h)
-			if err != nil {
-				return fail(err)
+			m.table = io.NewSectionReader(f.f, 0, n)
+		case h.Type == pax.TypeReg && whole == nil && !reservedName(manifest.Path(h.Name)):
+			if m.files[manifest.Path(h.Name)], err = s.keep(ctx, r, h); err != nil {
+				return nil, err
 			}
-			files[manifest.Path(h.Name)] = n
 		}
 	}
-	if snap == nil || table == nil || table.Size() != snap.Blocks.Length {
-		return fail(fmt.Errorf("%w: it has no manifest, or not all of it", archive.ErrCorrupt))
+	if m.snap == nil || m.table == nil || m.table.Size() != m.snap.Blocks.Length {
+		return nil, fmt.Errorf("%w: it has no manifest, or not all of it", archive.ErrCorrupt)
 	}
-	return files, snap, table, nil
+	return m, nil
 }
 
 // base makes the files that were kept the content of e.
