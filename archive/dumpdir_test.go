@@ -15,7 +15,7 @@ import (
 // tarIncrements extracts archives, one after the other, with GNU tar's incremental mode. It returns what tar said.
 func tarIncrements(t testing.TB, chain ...packed) (dir, said string) {
 	t.Helper()
-	needTool(t, "tar")
+	archivetest.Tools(t, "tar")
 	dir = t.TempDir()
 	for _, p := range chain {
 		file := filepath.Join(t.TempDir(), "a.tar")

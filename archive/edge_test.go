@@ -27,7 +27,7 @@ func sparse(t testing.TB, path string, size int64, data map[int64][]byte) {
 // Sizes around the limits: nothing, a block, what is read at once, what is stored whole in an increment; each
 // dense, with a hole in front, behind, between, and with nothing else.
 func TestSizes(t *testing.T) {
-	needTool(t, "python3", "tar")
+	archivetest.Tools(t, "python3", "tar")
 	for _, block := range []int64{0, 4 << 10, 4 << 20} {
 		if block != 0 && (testing.Short() || archivetest.Race) {
 			continue

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"tarvm/archive"
+	"tarvm/archive/archivetest"
 	"tarvm/manifest"
 )
 
@@ -133,12 +134,12 @@ func TestChangedIsReadAgain(t *testing.T) {
 					t.Errorf("torn: %q", p.result.Torn)
 				}
 				chain = append(chain, p)
-				needTool(t, "python3")
+				archivetest.Tools(t, "python3")
 				out := filepath.Join(t.TempDir(), "out")
 				restorePy(t, out, chain...)
 				same(t, dir, out)
 				if kind == "full" {
-					needTool(t, "tar")
+					archivetest.Tools(t, "tar")
 					file := filepath.Join(t.TempDir(), "a.tar")
 					mustDo(t, os.WriteFile(file, p.data, 0o600))
 					to := t.TempDir()
@@ -225,7 +226,7 @@ func TestChangedLive(t *testing.T) {
 				if m := member(t, p.open(t).Manifest().Snapshot, "disk.img"); !m.Torn {
 					t.Error("the manifest that was read back does not say so")
 				}
-				needTool(t, "python3")
+				archivetest.Tools(t, "python3")
 				out := filepath.Join(t.TempDir(), "out")
 				restorePy(t, out, chain...)
 				agree(t, p, out)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tarvm/archive"
+	"tarvm/archive/archivetest"
 	"tarvm/archive/vmdir"
 	"tarvm/manifest"
 )
@@ -166,7 +167,7 @@ func TestLockQEMU(t *testing.T) {
 
 // What QEMU itself locks, for each format.
 func TestLockQEMUByQEMU(t *testing.T) {
-	needTool(t, "qemu-io", "qemu-img")
+	archivetest.Tools(t, "qemu-io", "qemu-img")
 	for _, format := range []string{"raw", "qcow2", "vmdk", "vdi", "vhdx"} {
 		t.Run(format, func(t *testing.T) {
 			dir := machine(t)
@@ -220,7 +221,7 @@ func qemuIO(t testing.TB, img string, args ...string) (stop func()) {
 
 // A loop device that writes to a disk.
 func TestLockLoop(t *testing.T) {
-	needTool(t, "losetup")
+	archivetest.Tools(t, "losetup")
 	dir := machine(t)
 	disk := filepath.Join(dir, "disk.raw")
 	attach := func(args ...string) func() {

@@ -91,19 +91,6 @@ func (p packed) verify(t testing.TB) {
 	}
 }
 
-// needTool skips without the program, unless tools are required.
-func needTool(t testing.TB, names ...string) {
-	t.Helper()
-	for _, n := range names {
-		if _, err := exec.LookPath(n); err != nil {
-			if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-				t.Fatalf("%s is required: %v", n, err)
-			}
-			t.Skipf("no %s here", n)
-		}
-	}
-}
-
 func command(t testing.TB, dir, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -163,9 +150,9 @@ func TestFullByForeignTools(t *testing.T) {
 			"bsdtar": {"-xpf"},
 		} {
 			t.Run(c.Name()+"/"+name, func(t *testing.T) {
-				needTool(t, name)
+				archivetest.Tools(t, name)
 				if c.Name() != "none" {
-					needTool(t, c.Name())
+					archivetest.Tools(t, c.Name())
 				}
 				to := t.TempDir()
 				if name == "tar" && c.Name() == "lz4" {
@@ -182,7 +169,7 @@ func TestFullByForeignTools(t *testing.T) {
 			})
 		}
 		t.Run(c.Name()+"/restore.py", func(t *testing.T) {
-			needTool(t, "python3")
+			archivetest.Tools(t, "python3")
 			to := filepath.Join(t.TempDir(), "out")
 			restorePy(t, to, p)
 			same(t, dir, to)
@@ -204,7 +191,7 @@ func fixTop(t testing.TB, from, to string) {
 
 // A random history with a branch comes back from its archives, by the script that is in them.
 func TestChainByScript(t *testing.T) {
-	needTool(t, "python3", "zstd", "gzip", "xz", "lz4")
+	archivetest.Tools(t, "python3", "zstd", "gzip", "xz", "lz4")
 	all := codecs.Codecs()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -331,7 +318,7 @@ func TestDeltaIsSmall(t *testing.T) {
 		t.Errorf("a rename and a repetition: %+v", s)
 	}
 	p.verify(t)
-	needTool(t, "python3")
+	archivetest.Tools(t, "python3")
 	to := filepath.Join(t.TempDir(), "out")
 	restorePy(t, to, full, p)
 	same(t, dir, to)

@@ -254,7 +254,7 @@ func TestTebibyte(t *testing.T) {
 
 // By GNU tar, on the same kind of disk.
 func TestTebibyteByTar(t *testing.T) {
-	needTool(t, "tar", "zstd")
+	archivetest.Tools(t, "tar", "zstd")
 	const size = 1 << 40
 	dir := filepath.Join(t.TempDir(), "vm")
 	mustDo(t, os.Mkdir(dir, 0o755))
@@ -322,7 +322,7 @@ func alike(t testing.TB, a, b string) {
 
 // A member past 8 GiB, the end of a ustar header's size.
 func TestPast8GiB(t *testing.T) {
-	needTool(t, "tar", "bsdtar")
+	archivetest.Tools(t, "tar", "bsdtar")
 	for _, size := range []int64{8<<30 - 1, 8 << 30, 8<<30 + 1} {
 		dir := filepath.Join(t.TempDir(), "vm")
 		mustDo(t, os.Mkdir(dir, 0o755))
@@ -363,7 +363,7 @@ func TestDensePast8GiB(t *testing.T) {
 		t.Errorf("%+v", d.Result.Stats)
 	}
 	measure(t, job{Out: file, Verify: true})
-	needTool(t, "tar", "lz4")
+	archivetest.Tools(t, "tar", "lz4")
 	if out := command(t, dir, "tar", "-I", "lz4", "-df", file, "./disk.img"); out != "" {
 		t.Errorf("tar says: %s", out)
 	}
@@ -437,7 +437,7 @@ func TestManyHardLinks(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	measure(t, job{Out: file, Verify: true})
-	needTool(t, "tar")
+	archivetest.Tools(t, "tar")
 	to := t.TempDir()
 	command(t, to, "tar", "-xpf", file)
 	var st unix.Stat_t
@@ -496,7 +496,7 @@ func TestLongPaths(t *testing.T) {
 	file := func(i int) string { return filepath.Join(out, fmt.Sprint(i)) }
 	measure(t, job{Dir: dir, Out: file(0), Codec: "none"})
 	measure(t, job{Out: file(0), Verify: true})
-	needTool(t, "tar")
+	archivetest.Tools(t, "tar")
 	to := t.TempDir()
 	command(t, to, "tar", "-xpf", file(0))
 	root, err := os.OpenRoot(to)

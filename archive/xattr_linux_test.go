@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tarvm/archive"
+	"tarvm/archive/archivetest"
 	"tarvm/manifest"
 )
 
@@ -19,7 +20,7 @@ import (
 // the test where the file system has none.
 func attributed(t testing.TB) string {
 	t.Helper()
-	needTool(t, "setfacl", "getfacl", "getfattr", "setfattr")
+	archivetest.Tools(t, "setfacl", "getfacl", "getfattr", "setfattr")
 	dir := filepath.Join(t.TempDir(), "vm")
 	mustDo(t, os.Mkdir(dir, 0o755))
 	mustDo(t, os.Mkdir(filepath.Join(dir, "sub"), 0o750))
@@ -103,13 +104,13 @@ func TestXattrs(t *testing.T) {
 		same(t, dir, to)
 	})
 	t.Run("restore.py", func(t *testing.T) {
-		needTool(t, "python3")
+		archivetest.Tools(t, "python3")
 		to := filepath.Join(t.TempDir(), "out")
 		restorePy(t, to, full)
 		check("restore.py", to)
 	})
 	t.Run("tar", func(t *testing.T) {
-		needTool(t, "tar")
+		archivetest.Tools(t, "tar")
 		to := t.TempDir()
 		if out := command(t, to, "tar", "--xattrs", "--xattrs-include=*", "--acls", "-xpf", file); out != "" {
 			t.Errorf("tar says: %s", out)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -118,19 +117,6 @@ func same(t testing.TB, want, got string) {
 		}
 		t.Error(d)
 	}
-}
-
-// tool returns the path of a foreign program, or skips.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	p, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-			t.Fatalf("%s is required", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return p
 }
 
 func TestRead(t *testing.T) {

@@ -155,7 +155,7 @@ func TestForeign(t *testing.T) {
 	} {
 		t.Run(strings.Join(c, " "), func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "x.tar")
-			cmd := exec.Command(tool(t, c[0]), append(c[1:], file, "-C", src, ".")...)
+			cmd := exec.Command(archivetest.Tool(t, c[0]), append(c[1:], file, "-C", src, ".")...)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}

@@ -13,27 +13,15 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"tarvm/archive/archivetest"
 	"tarvm/archive/codec"
 	"tarvm/archive/codec/all"
 )
 
-// tool returns the path of a foreign program. TARVM_REQUIRE_TOOLS=1 makes its absence a failure.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-			t.Fatalf("%s is missing, and TARVM_REQUIRE_TOOLS is 1", name)
-		}
-		t.Skipf("%s is missing", name)
-	}
-	return path
-}
-
 // run runs a foreign program with stdin and returns what it writes. It must say nothing.
 func run(t testing.TB, stdin []byte, name string, args ...string) []byte {
 	t.Helper()
-	cmd := exec.Command(tool(t, name), args...)
+	cmd := exec.Command(archivetest.Tool(t, name), args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
@@ -51,7 +39,7 @@ func program(t testing.TB, c codec.Codec) string {
 	if c.Name() == "none" {
 		t.Skip("has no program")
 	}
-	tool(t, c.Name())
+	archivetest.Tool(t, c.Name())
 	return c.Name()
 }
 

@@ -19,13 +19,14 @@ import (
 	"testing"
 	"time"
 
+	"tarvm/archive/archivetest"
 	"tarvm/archive/pax"
 )
 
 // run runs a foreign program. What it says on standard error may only be what warnings lists.
 func run(t testing.TB, dir string, warnings []string, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(tool(t, name), args...)
+	cmd := exec.Command(archivetest.Tool(t, name), args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC", "PYTHONUTF8=1")
 	var stdout, stderr bytes.Buffer
@@ -557,7 +558,7 @@ func TestReadsGNUTar(t *testing.T) {
 		{"posix sparse 1.0", "pax", []string{"--format=posix", "-S", "--sparse-version=1.0", "--xattrs"}, true, true, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tool(t, "tar")
+			archivetest.Tool(t, "tar")
 			dir := makeTree(t, c.long)
 			if c.name == "v7" {
 				if err := os.Remove(filepath.Join(dir, "fifo")); err != nil { // not in v7
@@ -573,7 +574,7 @@ func TestReadsGNUTar(t *testing.T) {
 
 // GNU tar's incremental archives: what a directory held is a body of type D in one format and a record in the other.
 func TestReadsGNUIncremental(t *testing.T) {
-	tool(t, "tar")
+	archivetest.Tool(t, "tar")
 	dir := makeTree(t, true)
 	var seen []string
 	for _, format := range []string{"gnu", "posix"} {
@@ -607,7 +608,7 @@ func TestReadsBsdtar(t *testing.T) {
 		{"pax", "pax", true, true, 0},
 	} {
 		t.Run(c.format, func(t *testing.T) {
-			tool(t, "bsdtar")
+			archivetest.Tool(t, "bsdtar")
 			dir := makeTree(t, c.long)
 			archive := filepath.Join(t.TempDir(), "a.tar")
 			args := []string{"--format", c.format, "-cf", archive, "."}
@@ -635,7 +636,7 @@ with tarfile.open(sys.argv[1], 'w', format=getattr(tarfile, sys.argv[2])) as a: 
 		{"PAX_FORMAT", "pax", true, 2 * time.Microsecond},
 	} {
 		t.Run(c.format, func(t *testing.T) {
-			tool(t, "python3")
+			archivetest.Tool(t, "python3")
 			dir := makeTree(t, c.long)
 			archive := filepath.Join(t.TempDir(), "a.tar")
 			run(t, dir, nil, "python3", "-c", script, archive, c.format)
@@ -689,7 +690,7 @@ func TestReadsHugeSparse(t *testing.T) {
 
 // GNU tar compares what this package wrote with a file system: the strictest reader of owners and times there is.
 func TestGNUTarCompares(t *testing.T) {
-	tool(t, "tar")
+	archivetest.Tool(t, "tar")
 	dir := makeTree(t, true)
 	first, second := filepath.Join(t.TempDir(), "1.tar"), filepath.Join(t.TempDir(), "2.tar")
 	run(t, dir, nil, "tar", "--format=posix", "-S", "--xattrs", "--sort=name", "-cf", first, ".")
@@ -702,7 +703,7 @@ func TestGNUTarCompares(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(dir, "plain"), time.Time{}, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(tool(t, "tar"), "-df", second)
+	cmd := exec.Command(archivetest.Tool(t, "tar"), "-df", second)
 	cmd.Dir = dir
 	if err := cmd.Run(); err == nil {
 		t.Error("tar -d found nothing")

@@ -8,8 +8,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -118,19 +116,6 @@ func expand(f file) []byte {
 		data = data[e.Length:]
 	}
 	return b
-}
-
-// tool returns the path of a foreign program. TARVM_REQUIRE_TOOLS=1 makes its absence a failure.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	p, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-			t.Fatalf("%s is required: %v", name, err)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return p
 }
 
 func reg(name, data string) file {

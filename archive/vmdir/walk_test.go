@@ -16,33 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"tarvm/archive/archivetest"
 	"tarvm/archive/vmdir"
 	"tarvm/formats/all"
 	"tarvm/manifest"
 )
 
-// tool returns the path of a foreign program. TARVM_REQUIRE_TOOLS=1 makes its absence a failure.
-func tool(tb testing.TB, name string) string {
-	tb.Helper()
-	p, err := exec.LookPath(name)
-	if err != nil {
-		without(tb, name+" is missing")
-	}
-	return p
-}
-
-// without skips a test that this machine cannot run.
-func without(tb testing.TB, why string) {
-	tb.Helper()
-	if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-		tb.Fatal(why)
-	}
-	tb.Skip(why)
-}
-
 func run(tb testing.TB, name string, args ...string) string {
 	tb.Helper()
-	out, err := exec.Command(tool(tb, name), args...).CombinedOutput()
+	out, err := exec.Command(archivetest.Tool(tb, name), args...).CombinedOutput()
 	if err != nil {
 		tb.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}

@@ -7,16 +7,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"tarvm/archive/archivetest"
 )
 
 // TestGraft lets qemu-img make the disk, check it afterwards, and compare it with the raw image.
 func TestGraft(t *testing.T) {
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-			t.Fatal("qemu-img is missing")
-		}
-		t.Skip("qemu-img is missing")
-	}
+	archivetest.Tool(t, "qemu-img")
 	dir := t.TempDir()
 	raw, vmdk := filepath.Join(dir, "d.raw"), filepath.Join(dir, "d.vmdk")
 	const size = 70<<20 + 512*5 // three tables, the last grain partly used

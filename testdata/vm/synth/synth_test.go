@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+
+	"tarvm/archive/archivetest"
 )
 
 const (
@@ -125,12 +127,7 @@ func differing(a, b []byte) (n int) {
 
 // TestQEMUReadsTheDisk compares what qemu-img finds in each vmdk with the guest's own list of blocks.
 func TestQEMUReadsTheDisk(t *testing.T) {
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
-			t.Fatal("qemu-img is missing")
-		}
-		t.Skip("qemu-img is missing")
-	}
+	archivetest.Tool(t, "qemu-img")
 	dir := t.TempDir()
 	g := newGuest(11, testDisk, testMemory)
 	for i, st := range states {
