@@ -5,12 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
-	"strings"
 
 	"tarvm/archive/vmdir"
 )
@@ -41,10 +37,10 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	sweep(path)
+	_ = vmdir.SweepTemp(path, false, os.Remove) // creating the output will say what is wrong with the directory
 	for {
 		// Not os.CreateTemp: the file is to have the permissions that the umask gives a new file.
-		name := fmt.Sprintf("%s%08x", temporary(path), rand.Uint32())
+		name := vmdir.Temp(path)
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
 			err = vmdir.Claim(f)
@@ -61,39 +57,6 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, vmdir.ErrClaimed) {
 			return nil, err
 		}
-	}
-}
-
-// temporary is what the names of unfinished outputs begin with; eight hexadecimal digits follow.
-func temporary(path string) string {
-	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tarvm-")
-}
-
-// sweep removes what killed processes left of outputs to path: files that nobody has claimed.
-func sweep(path string) {
-	list, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		return // creating the output will say so
-	}
-	prefix := filepath.Base(temporary(path))
-	for _, e := range list {
-		rest, ok := strings.CutPrefix(e.Name(), prefix)
-		if _, err := strconv.ParseUint(rest, 16, 32); !ok || err != nil || len(rest) != 8 || !e.Type().IsRegular() {
-			continue
-		}
-		name := filepath.Join(filepath.Dir(path), e.Name())
-		f, err := os.Open(name)
-		if err != nil {
-			continue
-		}
-		claimed := vmdir.Claim(f)
-		if runtime.GOOS == "windows" {
-			f.Close() // the next line fails where somebody has it open
-		}
-		if claimed == nil {
-			os.Remove(name)
-		}
-		f.Close()
 	}
 }
 

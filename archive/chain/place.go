@@ -1,8 +1,6 @@
 package chain
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -117,14 +115,11 @@ func (p *place) begin() error {
 		}
 		return nil
 	}
-	up, base := filepath.Dir(p.dir), filepath.Base(p.dir)
-	if err := sweep(up, base); err != nil {
+	if err := vmdir.SweepTemp(p.dir, true, removeTree); err != nil {
 		return err
 	}
-	var b [4]byte
 	for {
-		_, _ = rand.Read(b[:]) // never fails
-		p.staging = filepath.Join(up, stagePrefix(base)+hex.EncodeToString(b[:]))
+		p.staging = vmdir.Temp(p.dir)
 		err := os.Mkdir(p.staging, 0o700)
 		if err == nil {
 			break
@@ -140,35 +135,6 @@ func (p *place) begin() error {
 	}
 	p.lock, err = lockDir(p.root, ".")
 	return err
-}
-
-func stagePrefix(base string) string { return "." + base + ".tarvm-" }
-
-// sweep removes staging directories of restores that were killed: nobody holds their lock.
-func sweep(up, base string) error {
-	entries, err := os.ReadDir(up)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), stagePrefix(base))
-		if _, err := hex.DecodeString(rest); !ok || err != nil || len(rest) != 8 || !e.IsDir() {
-			continue
-		}
-		full := filepath.Join(up, e.Name())
-		d, err := os.Open(full)
-		if err != nil {
-			continue
-		}
-		if vmdir.Claim(d) == nil {
-			err = removeTree(full)
-		}
-		d.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func removeTree(dir string) error {
