@@ -47,7 +47,7 @@ type Archive struct {
 // Open opens an archive by its end. Errors wrap ErrForeign, ErrTruncated, ErrCorrupt,
 // manifest.ErrCorrupt or manifest.ErrVersion, or are the source's.
 func Open(src formats.Source, codecs []codec.Codec) (*Archive, error) {
-	head := make([]byte, min(512, src.Size()))
+	head := make([]byte, min(codec.HeadLen, src.Size()))
 	if err := readAt(src, head, 0); err != nil {
 		return nil, err
 	}

@@ -58,11 +58,14 @@ var ErrOrder = errors.New("archives in the wrong order")
 func RestoreStream(ctx context.Context, r io.Reader, codecs []codec.Codec, dir string, o StreamOptions) (*RestoreResult, error) {
 	s := &streamer{
 		restorer: restorer{o: o.RestoreOptions, moved: make(map[int32]bool)},
-		src:      &source{r: r, ctx: ctx}, codecs: codecs, want: o.Want,
+		src:      &source{r: r, ctx: ctx}, want: o.Want,
 	}
-	in, err := s.decode()
+	in, err := codec.Open(codecs, s.src)
+	if errors.Is(err, codec.ErrUnknown) {
+		return nil, fmt.Errorf("%w: %w", archive.ErrForeign, err)
+	}
 	if err != nil {
-		return nil, err
+		return nil, s.bad(err)
 	}
 	defer in.Close()
 	s.in = bufio.NewReaderSize(in, 1<<20)
@@ -83,9 +86,8 @@ func RestoreStream(ctx context.Context, r io.Reader, codecs []codec.Codec, dir s
 // streamer is a restorer that gets its chain from a stream.
 type streamer struct {
 	restorer
-	src    *source
-	codecs []codec.Codec
-	want   delta.Digest
+	src  *source
+	want delta.Digest
 
 	in      *bufio.Reader // decoded
 	dir     string        // where what comes is kept, in the place's root
@@ -126,24 +128,6 @@ func (s spool) Write(p []byte) (int, error) {
 		s.src.err = err
 	}
 	return n, err
-}
-
-// decode finds the codec.
-func (s *streamer) decode() (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(s.src, 1<<20)
-	head, err := b.Peek(codec.HeadLen)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	c := codec.Detect(s.codecs, head)
-	if c == nil {
-		return nil, archive.ErrForeign
-	}
-	r, err := c.NewReader(b)
-	if err != nil {
-		return nil, s.bad(err)
-	}
-	return r, nil
 }
 
 // bad says what an error of reading means.

@@ -11,6 +11,7 @@
 package codec
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -82,6 +83,7 @@ type Decoder interface {
 var (
 	ErrCorrupt = errors.New("compressed data is damaged")
 	ErrDigest  = errors.New("frame does not have its digest")
+	ErrUnknown = errors.New("neither a tar nor one in a known compression")
 )
 
 // FrameError says which frame cannot be read.
@@ -131,4 +133,18 @@ func Detect(list []Codec, head []byte) Codec {
 		}
 	}
 	return nil
+}
+
+// Open decodes a stream in whatever codec of list it is. It is ErrUnknown when it is in none of them.
+func Open(list []Codec, r io.Reader) (io.ReadCloser, error) {
+	b := bufio.NewReaderSize(r, 1<<20)
+	head, err := b.Peek(HeadLen)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	c := Detect(list, head)
+	if c == nil {
+		return nil, ErrUnknown
+	}
+	return c.NewReader(b)
 }

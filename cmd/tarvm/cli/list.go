@@ -171,7 +171,7 @@ func (p *program) listForeign(path string, why error) error {
 		return plainPath(err)
 	}
 	defer f.Close()
-	r, err := decoded(p.codecs, f)
+	r, err := codec.Open(p.codecs, f)
 	if err != nil {
 		return why
 	}
@@ -209,20 +209,6 @@ func (p *program) listForeign(path string, why error) error {
 		}{path, true, members})
 	}
 	return p.printf("%s", t)
-}
-
-// decoded reads a tar in whatever codec it is.
-func decoded(list []codec.Codec, f io.ReaderAt) (io.ReadCloser, error) {
-	head := make([]byte, 512)
-	n, err := f.ReadAt(head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	c := codec.Detect(list, head[:n])
-	if c == nil {
-		return nil, archive.ErrForeign
-	}
-	return c.NewReader(io.NewSectionReader(f, 0, 1<<62))
 }
 
 func foreignType(b pax.Type) string {
