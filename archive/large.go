@@ -149,7 +149,7 @@ func searchExtent(extents []delta.Extent, off int64) int {
 // chunk reads and digests the blocks from off to end, and returns what stores them.
 func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 	size := l.m.Size
-	c := &chunk{off: off, size: size, buf: k.bufs.get(int(end - off))}
+	c := &chunk{off: off, buf: k.bufs.get(int(end - off))}
 	c.data = (*c.buf)[:0]
 	inc := k.o.Parent != nil
 	var scratch *[]byte
@@ -261,7 +261,7 @@ func (l *large) readAt(c *chunk, b []byte, off int64) error {
 func (k *packer) hole(l *large, off, end int64) (func() error, error) {
 	first := l.grid.Index(off)
 	count := l.grid.Index(end-1) - first + 1
-	c := &chunk{off: off, size: l.m.Size}
+	c := &chunk{off: off}
 	if k.o.Parent != nil {
 		const batch = 4096
 		pd := make([]delta.Digest, min(count, batch))

@@ -162,14 +162,13 @@ func (k *packer) run(ctx context.Context, side io.Writer) (*Result, error) {
 		k.kids, k.pkids = childNames(len(k.entries), func(i int) *manifest.Member { return &k.entries[i].Member }),
 			childNames(len(k.o.Parent.Members), func(i int) *manifest.Member { return &k.o.Parent.Members[i] })
 		k.linked = make(map[manifest.Path]int)
-		for i := range k.entries {
-			if e := &k.entries[i]; e.Type == manifest.Link {
-				k.linked[e.Target] = -1
+		for i := range slices.Backward(k.entries) { // links stand behind what they name
+			e := &k.entries[i]
+			if _, ok := k.linked[e.Path]; ok {
+				k.linked[e.Path] = i
 			}
-		}
-		for i := range k.entries {
-			if _, ok := k.linked[k.entries[i].Path]; ok {
-				k.linked[k.entries[i].Path] = i
+			if e.Type == manifest.Link {
+				k.linked[e.Target] = -1
 			}
 		}
 	}
@@ -363,7 +362,7 @@ func (k *packer) takeOver(i int) error {
 
 // chunk is a run of consecutive blocks of a file, as a job left it.
 type chunk struct {
-	off, size int64   // in the file
+	off       int64   // in the file
 	buf       *[]byte // of data
 	data      []byte  // of a full; of an increment what its units of kind Data have; nil: all zero
 	digests   []delta.Digest
@@ -442,7 +441,7 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 	}
 	var c chunk
 	if e.Size > k.Entry.Block {
-		c = chunk{size: e.Size, data: data}
+		c = chunk{data: data}
 		k.digest(&c, delta.Grid{Block: k.Entry.Block, Phase: m.Phase}, 0)
 		c.sums = k.allSums(&c, delta.Grid{Block: k.Entry.Block, Phase: m.Phase}, 0, e.Size)
 	} else {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
+	"tarvm/archive/archivetest"
 	"tarvm/ovf"
 )
 
@@ -203,4 +205,48 @@ func FuzzReadReferences(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestDigestsForOthers: the lines are those that coreutils and openssl know.
+func TestDigestsForOthers(t *testing.T) {
+	dir := t.TempDir()
+	var mf []byte
+	for i, a := range []ovf.Algorithm{ovf.SHA1, ovf.SHA256, ovf.SHA512} {
+		name := []string{"disk 1 (copy).vmdk", "vm.ovf", "b.nvram"}[i]
+		data := []byte(strings.Repeat(name, 1000))
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h := a.New()
+		h.Write(data)
+		line := ovf.AppendDigest(nil, ovf.Digest{Name: name, Algorithm: a, Sum: h.Sum(nil)})
+		sum := strings.ToLower(string(a)) + "sum"
+		if err := os.WriteFile(filepath.Join(dir, sum), line, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out := command(t, dir, sum, "-c", sum); !strings.Contains(out, ": OK") {
+			t.Errorf("%s: %s", sum, out)
+		}
+		mf = append(mf, line...)
+		// openssl 3 calls SHA256 so: SHA2-256
+		want := strings.Replace(command(t, dir, "openssl", "dgst", "-"+strings.ToLower(string(a)), name), "SHA2-", "SHA", 1)
+		if string(line) != want {
+			t.Errorf("%q, openssl writes %q", line, want)
+		}
+	}
+	ds, err := ovf.ReadDigests(bytes.NewReader(mf))
+	if err != nil || len(ds) != 3 {
+		t.Errorf("%v, %v", ds, err)
+	}
+}
+
+func command(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(archivetest.Tool(t, name), args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
 }

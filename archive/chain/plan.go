@@ -55,9 +55,6 @@ func PlanRestore(ctx context.Context, c *Chain, k int, dir string, o RestoreOpti
 		return nil, err
 	}
 	defer r.close()
-	if err := r.prepare(ctx); err != nil {
-		return nil, err
-	}
 	p := &Plan{ID: r.e.snap.ID, Dir: r.p.dir, Fresh: r.p.fresh, Need: r.need, Free: -1, Recovered: r.p.resumed}
 	if n, err := r.free(); err == nil {
 		p.Free = n

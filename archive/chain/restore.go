@@ -166,21 +166,23 @@ func Restore(ctx context.Context, c *Chain, k int, dir string, o RestoreOptions)
 		return nil, err
 	}
 	defer r.close()
-	if err := r.prepare(ctx); err != nil {
-		return nil, err
-	}
 	if err := r.space(); err != nil {
 		return nil, err
 	}
 	return r.run(ctx, r.stage)
 }
 
+// newRestorer knows what a restore of entry k into dir has to do.
 func newRestorer(ctx context.Context, c *Chain, k int, dir string, o RestoreOptions) (*restorer, error) {
 	r := &restorer{o: o}
 	if err := r.of(c, k); err != nil {
 		return nil, err
 	}
 	if err := r.open(ctx, dir); err != nil {
+		return nil, err
+	}
+	if err := r.prepare(ctx); err != nil {
+		r.close()
 		return nil, err
 	}
 	return r, nil

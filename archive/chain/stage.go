@@ -358,6 +358,18 @@ func (r *restorer) cut(file int32, at int64) int64 {
 	return off
 }
 
+// check reads block b of f, into buf where that is large enough, and verifies it. It returns the buffer.
+func (o *out) check(f *os.File, b int64, buf []byte, e *entry) ([]byte, error) {
+	off, n := o.b.rng(b)
+	if int64(len(buf)) < n {
+		buf = make([]byte, n)
+	}
+	if err := readFull(f, buf[:n], off); err != nil {
+		return buf, e.fail(o.b.m, off, err)
+	}
+	return buf, o.verify(off, buf[:n], e)
+}
+
 // verify compares the blocks that lie wholly in data, which is at off of the file, with their digests.
 func (o *out) verify(off int64, data []byte, e *entry) error {
 	end := off + int64(len(data))
@@ -480,14 +492,8 @@ func (r *restorer) readBack(ctx context.Context, f *os.File, o *out) error {
 			if d.IsZero() || o.good.has(b) || o.patched() && o.inPlace.has(b) {
 				continue
 			}
-			off, l := o.b.rng(b)
-			if int64(len(buf)) < l {
-				buf = make([]byte, l)
-			}
-			if err := readFull(f, buf[:l], off); err != nil {
-				return r.e.fail(o.b.m, off, err)
-			}
-			if err := o.verify(off, buf[:l], r.e); err != nil {
+			var err error
+			if buf, err = o.check(f, b, buf, r.e); err != nil {
 				return err
 			}
 		}
@@ -522,14 +528,7 @@ func (r *restorer) readMoved(ctx context.Context, f *os.File, o *out) error {
 			if o.good.has(b) {
 				continue
 			}
-			off, n := o.b.rng(b)
-			if int64(len(buf)) < n {
-				buf = make([]byte, n)
-			}
-			if err := readFull(f, buf[:n], off); err != nil {
-				return r.e.fail(o.b.m, off, err)
-			}
-			if err := o.verify(off, buf[:n], r.e); err != nil {
+			if buf, err = o.check(f, b, buf, r.e); err != nil {
 				return err
 			}
 		}

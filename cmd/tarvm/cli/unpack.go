@@ -112,14 +112,14 @@ func (p *program) unpack(ctx context.Context, paths []string, o *unpackFlags) er
 	if o.dryRun {
 		plan, err := chain.PlanRestore(ctx, c, c.Head(), o.dir, o.options(p))
 		if err != nil {
-			return err
+			return plainPath(err)
 		}
 		return p.printRestorePlan(s, c, plan)
 	}
 	began := time.Now()
 	r, err := chain.Restore(ctx, c, c.Head(), o.dir, o.options(p))
 	if err != nil {
-		return err
+		return plainPath(err)
 	}
 	return p.restored(paths[len(paths)-1], o, r, began)
 }
@@ -142,7 +142,7 @@ func (p *program) unpackStream(ctx context.Context, paths []string, o *unpackFla
 	}
 	r, err := chain.RestoreStream(ctx, p.stdin, p.codecs, o.dir, ro)
 	if err != nil {
-		return fmt.Errorf("standard input: %w", err)
+		return fmt.Errorf("standard input: %w", plainPath(err))
 	}
 	return p.restored("standard input", o, r, began)
 }
@@ -163,7 +163,7 @@ func (p *program) unpackForeign(ctx context.Context, path string, o *unpackFlags
 		return why
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, plainPath(err))
 	}
 	return p.restored(path, o, r, began)
 }
