@@ -362,13 +362,13 @@ func (k *packer) takeOver(i int) error {
 
 // chunk is a run of consecutive blocks of a file, as a job left it.
 type chunk struct {
-	off       int64   // in the file
-	buf       *[]byte // of data
-	data      []byte  // of a full; of an increment what its units of kind Data have; nil: all zero
-	digests   []delta.Digest
-	sums      []delta.FindSum // subs for each digest that is not zero
-	units     []unit          // increments only
-	short     bool            // the file ended early
+	off     int64   // in the file
+	buf     *[]byte // of data
+	data    []byte  // of a full; of an increment what its units of kind Data have; nil: all zero
+	digests []delta.Digest
+	sums    []delta.FindSum // subs for each digest that is not zero
+	units   []unit          // increments only
+	short   bool            // the file ended early
 }
 
 // unit is a run of bytes of one kind.
