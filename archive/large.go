@@ -52,7 +52,7 @@ func (k *packer) produceLarge(i int, emit emitFunc) error {
 		if err := vmdir.Refresh(k.root, e); err != nil {
 			return pathError(e.Path, err)
 		}
-		k.keepPhase(e)
+		k.keepGrid(e)
 	}
 	if e.Size <= k.Entry.Block {
 		k.forget(l.f)
@@ -62,8 +62,8 @@ func (k *packer) produceLarge(i int, emit emitFunc) error {
 		return pathError(e.Path, err)
 	}
 	l.m = manifest.Member{State: e.State, Hints: e.Hints}
-	l.grid = delta.Grid{Block: k.Entry.Block, Phase: e.Phase}
-	if l.pm = k.parent(&l.m); l.pm != nil && l.pm.Phase == e.Phase {
+	l.grid = e.Grid(k.Entry.Block)
+	if l.pm = k.parent(&l.m); l.pm != nil && l.pm.Grid(k.Entry.Block) == l.grid {
 		if l.pt, err = k.o.Parent.Table(l.pm); err != nil {
 			return fmt.Errorf("parent's manifest: %s: %w", e.Path, err)
 		}
@@ -642,7 +642,7 @@ func (k *packer) again(i int, l *large) error {
 	if err := vmdir.Refresh(k.root, &k.entries[i]); err != nil {
 		return pathError(l.m.Path, err)
 	}
-	k.keepPhase(&k.entries[i])
+	k.keepGrid(&k.entries[i])
 	return nil
 }
 

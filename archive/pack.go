@@ -337,7 +337,7 @@ func (k *packer) takeOver(i int) error {
 	pm := k.parent(&e.Member)
 	m := &k.members[i]
 	m.State, m.Hints = e.State, e.Hints
-	m.Digest, m.Phase = pm.Digest, pm.Phase
+	m.Digest, m.Phase, m.Stride = pm.Digest, pm.Phase, pm.Stride
 	m.Holes = pm.Holes
 	m.Stored = manifest.Stored{As: manifest.AsSame}
 	k.stats.Unchanged++
@@ -399,7 +399,7 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 				if err := vmdir.Refresh(k.root, e); err != nil {
 					return false, err
 				}
-				k.keepPhase(e)
+				k.keepGrid(e)
 			}
 			m = manifest.Member{State: e.State, Hints: e.Hints}
 			if e.Size >= 4*wholeMax && e.Size > k.Entry.Block {
@@ -442,8 +442,8 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 	var c chunk
 	if e.Size > k.Entry.Block {
 		c = chunk{data: data}
-		k.digest(&c, delta.Grid{Block: k.Entry.Block, Phase: m.Phase}, 0)
-		c.sums = k.allSums(&c, delta.Grid{Block: k.Entry.Block, Phase: m.Phase}, 0, e.Size)
+		k.digest(&c, m.Grid(k.Entry.Block), 0)
+		c.sums = k.allSums(&c, m.Grid(k.Entry.Block), 0, e.Size)
 	} else {
 		m.Digest = delta.Sum(data)
 	}
@@ -525,7 +525,7 @@ func (k *packer) setHoles(m *manifest.Member, extents []delta.Extent) {
 
 func (k *packer) startSection(i int, m *manifest.Member) *delta.SectionWriter {
 	k.place[i] = place{off: k.blocks.n, sums: k.sums.n}
-	return delta.NewSectionWriter(&k.blocks, delta.Grid{Block: k.Entry.Block, Phase: m.Phase}, m.Size)
+	return delta.NewSectionWriter(&k.blocks, m.Grid(k.Entry.Block), m.Size)
 }
 
 func (k *packer) endSection(i int, m *manifest.Member, w *delta.SectionWriter, extents []delta.Extent) error {

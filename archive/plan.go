@@ -204,7 +204,7 @@ func (p *Plan) make(ctx context.Context, block int64) error {
 		p.Entry.Time = manifest.Time{Time: p.o.Time.UTC()}
 	}
 	for i := range p.entries {
-		p.keepPhase(&p.entries[i])
+		p.keepGrid(&p.entries[i])
 		it := p.item(&p.entries[i])
 		if it.Action == ActionStore || it.Action == ActionCompare {
 			p.Bytes += it.Size
@@ -233,18 +233,18 @@ func (p *Plan) parent(m *manifest.Member) *manifest.Member {
 	return &p.o.Parent.Members[i]
 }
 
-// keepPhase keeps the grid of a file that was in the parent already: what finds the phase may
+// keepGrid keeps the grid of a file that was in the parent already: what finds the phase may
 // see more in a fuller image, but blocks are compared only on the same grid.
-func (p *Plan) keepPhase(e *vmdir.Entry) {
+func (p *Plan) keepGrid(e *vmdir.Entry) {
 	if e.Type != manifest.File {
-		e.Phase = 0
+		e.SetGrid(delta.Grid{})
 		return
 	}
 	if pm := p.parent(&e.Member); pm != nil && pm.Format == e.Format && pm.Size > p.Entry.Block {
-		e.Phase = pm.Phase
+		e.Phase, e.Stride = pm.Phase, pm.Stride
 	}
 	if e.Size <= p.Entry.Block {
-		e.Phase = 0
+		e.SetGrid(delta.Grid{})
 	}
 }
 

@@ -16,7 +16,10 @@ import (
 func TestGrid(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := Grid{Block: int64(MinBlock) << rapid.IntRange(0, 4).Draw(t, "shift")}
-		g.Phase = rapid.Int64Range(0, g.Block-1).Draw(t, "phase")
+		if rapid.Bool().Draw(t, "strided") {
+			g.Stride = rapid.Int64Range(0, 5).Draw(t, "blocks")*g.Block + g.Block + rapid.Int64Range(1, g.Block-1).Draw(t, "more")
+		}
+		g.Phase = rapid.Int64Range(0, max(g.Block, g.Stride)-1).Draw(t, "phase")
 		if err := g.Check(); err != nil {
 			t.Fatal(err)
 		}
@@ -31,13 +34,18 @@ func TestGrid(t *testing.T) {
 			if g.Index(off) != i || g.Index(off+l-1) != i {
 				t.Fatalf("block %d holds %d and %d, Index says %d and %d", i, off, off+l-1, g.Index(off), g.Index(off+l-1))
 			}
+			if k := off - g.Phase; g.Stride > 0 && k >= 0 && (k/g.Stride != (k+l-1)/g.Stride || k%g.Stride%g.Block != 0) {
+				t.Fatalf("%+v: block %d at %d+%d", g, i, off, l)
+			}
 			at += l
 		}
 		if at != size {
 			t.Fatalf("%d blocks end at %d, the file at %d", n, at, size)
 		}
 	})
-	for _, g := range []Grid{{}, {Block: 4095}, {Block: 3 << 12}, {Block: 8 << 20}, {Block: 4096, Phase: 4096}, {Block: 4096, Phase: -1}} {
+	for _, g := range []Grid{{}, {Block: 4095}, {Block: 3 << 12}, {Block: 8 << 20}, {Block: 4096, Phase: 4096}, {Block: 4096, Phase: -1},
+		{Block: 4096, Stride: 4096}, {Block: 4096, Stride: 8192}, {Block: 4096, Stride: -5000}, {Block: 4096, Stride: 1<<32 + 512}, {Block: 4096, Stride: 5000, Phase: 5000},
+	} {
 		if g.Check() == nil {
 			t.Errorf("%+v passes", g)
 		}
@@ -46,7 +54,10 @@ func TestGrid(t *testing.T) {
 
 // drawSection makes a section of random digests, zeros and holes.
 func drawSection(t *rapid.T) (g Grid, size int64, digests []Digest, holes []Extent) {
-	g = Grid{Block: MinBlock, Phase: rapid.SampledFrom([]int64{0, 1, 512, 4095}).Draw(t, "phase")}
+	g = Grid{
+		Block: MinBlock, Phase: rapid.SampledFrom([]int64{0, 1, 512, 4095}).Draw(t, "phase"),
+		Stride: rapid.SampledFrom([]int64{0, 0, 4608, 9000}).Draw(t, "stride"),
+	}
 	size = rapid.Int64Range(1, 60*g.Block).Draw(t, "size")
 	digests = make([]Digest, g.Count(size))
 	for i := range digests {

@@ -42,10 +42,11 @@ type SectionWriter struct {
 // NewSectionWriter starts the section of a file of size bytes; digests go to w.
 func NewSectionWriter(w io.Writer, g Grid, size int64) *SectionWriter {
 	h := blake3.New()
-	var b [24]byte
+	var b [32]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(size))
 	binary.LittleEndian.PutUint64(b[8:], uint64(g.Block))
 	binary.LittleEndian.PutUint64(b[16:], uint64(g.Phase))
+	binary.LittleEndian.PutUint64(b[24:], uint64(g.Stride))
 	_, _ = h.Write(b[:]) // a hash does not fail
 	return &SectionWriter{s: Section{Grid: g, Size: size}, w: w, h: h}
 }

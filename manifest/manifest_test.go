@@ -125,7 +125,7 @@ func TestID(t *testing.T) {
 	for name, change := range map[string]func(s *State){
 		"mode": func(s *State) { s.Mode++ }, "time": func(s *State) { s.ModTime.Time = s.ModTime.Add(1) }, "size": func(s *State) { s.Size++ },
 		"digest": func(s *State) { s.Digest[5]++ }, "owner": func(s *State) { s.UID++ }, "path": func(s *State) { s.Path += "x" },
-		"phase": func(s *State) { s.Phase++ }, "xattr": func(s *State) { s.Xattrs = map[string][]byte{"user.a": nil} },
+		"phase": func(s *State) { s.Phase++ }, "stride": func(s *State) { s.Stride = 100_000 }, "xattr": func(s *State) { s.Xattrs = map[string][]byte{"user.a": nil} },
 	} {
 		c := sample()
 		change(&c.Members[1].State)
@@ -198,6 +198,8 @@ func TestDecodeHostile(t *testing.T) {
 		"section elsewhere":  {built(func(s *Snapshot) { s.Members[1].Offset = 7 }), ErrCorrupt},
 		"too many digests":   {built(func(s *Snapshot) { s.Members[1].Blocks = 17 }), ErrCorrupt},
 		"phase":              {built(func(s *Snapshot) { s.Members[1].Phase = 65536 }), ErrCorrupt},
+		"stride":             {built(func(s *Snapshot) { s.Members[1].Stride = 131072 }), ErrCorrupt},
+		"short stride":       {built(func(s *Snapshot) { s.Members[1].Stride = 512 }), ErrCorrupt},
 		"segments overlap":   {built(func(s *Snapshot) { g := s.Members[1].Stored.Segments; s.Members[1].Stored.Segments = append(g, g[0]) }), ErrCorrupt},
 		"segment past end":   {built(func(s *Snapshot) { s.Members[1].Stored.Segments[0].End = 1 << 30 }), ErrCorrupt},
 		"no segment":         {built(func(s *Snapshot) { s.Members[1].Stored.Segments = nil }), ErrCorrupt},

@@ -156,6 +156,7 @@ type State struct {
 	Target  Path              // Symlink: what it says; Link: the first name
 	Xattrs  map[string][]byte // by full name ("user.x", "system.posix_acl_access")
 	Phase   int64             // of the member's grid, see delta.Grid
+	Stride  int64             // likewise; 0: none
 	Digest  delta.Digest      // File only: see Section
 }
 
@@ -254,6 +255,10 @@ func (s *State) AppendState(b []byte) []byte {
 		b = append(b, `,"phase":`...)
 		b = strconv.AppendInt(b, s.Phase, 10)
 	}
+	if s.Stride != 0 {
+		b = append(b, `,"stride":`...)
+		b = strconv.AppendInt(b, s.Stride, 10)
+	}
 	if s.Type == File {
 		b = append(b, `,"digest":"`...)
 		b = append(b, s.Digest.String()...)
@@ -261,6 +266,14 @@ func (s *State) AppendState(b []byte) []byte {
 	}
 	return append(b, '}')
 }
+
+// Grid returns the grid on which the file is cut into blocks of the given size.
+func (s *State) Grid(block int64) delta.Grid {
+	return delta.Grid{Block: block, Phase: s.Phase, Stride: s.Stride}
+}
+
+// SetGrid is the opposite of Grid.
+func (s *State) SetGrid(g delta.Grid) { s.Phase, s.Stride = g.Phase, g.Stride }
 
 func appendPath(b []byte, p Path) []byte {
 	t, _ := p.MarshalJSON() // cannot fail
@@ -298,6 +311,7 @@ type stateJSON struct {
 	Target  Path              `json:"target"`
 	Xattrs  map[string][]byte `json:"xattrs"`
 	Phase   int64             `json:"phase"`
+	Stride  int64             `json:"stride"`
 	Digest  delta.Digest      `json:"digest"`
 }
 
@@ -333,7 +347,7 @@ func (m *Member) UnmarshalJSON(b []byte) error {
 	*m = Member{State: State{
 		Path: s.Path, Type: s.Type, Size: s.Size, Mode: s.Mode, UID: s.UID, GID: s.GID,
 		User: string(s.User), Group: string(s.Group), ModTime: s.ModTime, Target: s.Target,
-		Xattrs: s.Xattrs, Phase: s.Phase, Digest: s.Digest,
+		Xattrs: s.Xattrs, Phase: s.Phase, Stride: s.Stride, Digest: s.Digest,
 	}}
 	if l.Hints != nil {
 		m.Hints = *l.Hints

@@ -305,7 +305,7 @@ func (s *Snapshot) checkMember(m *Member, off *int64) error {
 	default:
 		return fmt.Errorf("unknown type %q", m.Type)
 	}
-	g := delta.Grid{Block: s.Entry.Block, Phase: m.Phase}
+	g := m.Grid(s.Entry.Block)
 	if err := g.Check(); err != nil {
 		return err
 	}
@@ -373,5 +373,5 @@ func (s *Snapshot) Index() map[Path]int {
 
 // Grid returns the grid of member m.
 func (s *Snapshot) Grid(m *Member) delta.Grid {
-	return delta.Grid{Block: s.Entry.Block, Phase: m.Phase}
+	return m.Grid(s.Entry.Block)
 }

@@ -210,7 +210,7 @@ func (r *resolver) parent(m *manifest.Member, w want, lo, hi, from, to int64, al
 		return r.e.corrupt(m, lo, "it builds on a file that the parent does not have")
 	}
 	pm := &p.snap.Members[i]
-	if all && (pm.Size != m.Size || pm.Digest != m.Digest && pm.Phase == m.Phase && p.snap.Entry.Block == r.e.snap.Entry.Block) {
+	if all && (pm.Size != m.Size || pm.Digest != m.Digest && p.snap.Grid(pm) == r.e.snap.Grid(m)) {
 		return r.e.corrupt(m, -1, "it should be as in the parent, which has another file")
 	}
 	n := want{mem: i, file: w.file, off: lo, n: hi - lo, at: w.at + lo - w.off}

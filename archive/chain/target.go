@@ -81,7 +81,7 @@ func (t *target) scan(ctx context.Context, c *Chain, k int, outs []*out, workers
 			} else {
 				for _, old := range c.entries[:k+1] {
 					if j := old.find(e.Path, 0); j >= 0 && old.snap.Entry.Block == block {
-						grid.Phase = old.snap.Members[j].Phase
+						grid = old.snap.Grid(&old.snap.Members[j])
 					}
 				}
 			}

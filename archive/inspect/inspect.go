@@ -138,14 +138,15 @@ func entry(m *archive.Manifest) Entry {
 
 // content identifies what a file holds, on one grid.
 type content struct {
-	block, size, phase int64
-	digest             delta.Digest
+	grid   delta.Grid
+	size   int64
+	digest delta.Digest
 }
 
 func contentOf(block int64, m *manifest.Member) content {
 	c := content{size: m.Size, digest: m.Digest}
 	if m.Size > block { // else the digest is that of the bytes, whatever the grid
-		c.block, c.phase = block, m.Phase
+		c.grid = m.Grid(block)
 	}
 	return c
 }
@@ -288,7 +289,7 @@ func differing(a, b *blocks) (n int64, coarse bool, err error) {
 		return max(a.size, b.size), true, nil
 	}
 	// A file without a table has its only block at phase 0.
-	if a.Table == nil && b.grid.Phase != 0 || b.Table == nil && a.grid.Phase != 0 {
+	if cut := (delta.Grid{Block: a.grid.Block}); a.Table == nil && b.grid != cut || b.Table == nil && a.grid != cut {
 		return max(a.size, b.size), true, nil
 	}
 	const batch = 4096

@@ -98,7 +98,7 @@ func (e *Entry) recognise(src *head, o WalkOptions) error {
 	case err == nil || errors.Is(err, formats.ErrCorrupt) || errors.Is(err, formats.ErrUnsupported):
 		e.Role, e.Format, e.Subformat = manifest.RoleDisk, h.Format, h.Subformat
 		if err == nil {
-			e.Phase = phase(h, e.Size, o.Block)
+			e.SetGrid(grid(h, e.Size, o.Block))
 		}
 		return nil
 	case errors.Is(err, formats.ErrNotFormat), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -122,13 +122,21 @@ func (e *Entry) recognise(src *head, o WalkOptions) error {
 	return nil
 }
 
-// phase is where the guest's data starts, modulo the block size, if the file keeps its alignment.
-func phase(h *formats.Header, size, block int64) int64 {
+// grid is that on which the guest's data is cut alike in all formats, if the file keeps its alignment.
+func grid(h *formats.Header, size, block int64) delta.Grid {
 	const page = delta.MinBlock
-	if block <= 0 || size <= block || h.Compressed || h.Grid < 0 || h.Unit <= 0 || h.Unit%page != 0 || h.Step()%page != 0 {
-		return 0
+	g := delta.Grid{Block: block}
+	if block <= 0 || size <= block || h.Compressed || h.Grid < 0 || h.Unit <= 0 || h.Unit%page != 0 {
+		return g
 	}
-	return h.Grid % block
+	switch step := h.Step(); {
+	case step%page == 0:
+		g.Phase = h.Grid % block
+	case step > block && step <= delta.MaxStride:
+		// Something short stands between the units, as VHD's bitmaps.
+		g.Stride, g.Phase = step, h.Grid%step
+	}
+	return g
 }
 
 // isMemory tells saved states by their first bytes.
@@ -261,7 +269,7 @@ func markExtents(root *os.Root, entries []Entry) error {
 			}
 			switch x.Type {
 			case "FLAT", "VMFS": // raw, even when the guest has written another format's header into it
-				f.Role, f.Format, f.Subformat, f.Phase = manifest.RoleDisk, formatRaw, subExtent, 0
+				f.Role, f.Format, f.Subformat, f.Phase, f.Stride = manifest.RoleDisk, formatRaw, subExtent, 0, 0
 			default:
 				if f.Role != manifest.RoleDisk {
 					f.Role, f.Format, f.Subformat = manifest.RoleDisk, "", subExtent

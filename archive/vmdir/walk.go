@@ -31,7 +31,7 @@ type Entry struct {
 type WalkOptions struct {
 	Exclude []string         // patterns of Match; excluded directories are not entered
 	Formats []formats.Format // that recognise disks; none: by signature and name only
-	Block   int64            // block size, for State.Phase; 0: phases are 0
+	Block   int64            // block size, for State.Grid; 0: phases are 0
 }
 
 // Walk lists the directory, in the order that the package comment gives; first its own entry, ".".
@@ -88,7 +88,7 @@ func Refresh(root *os.Root, e *Entry) error {
 	if err != nil {
 		return err
 	}
-	now.Phase, now.Hints, now.Stored, now.Skipped = e.Phase, e.Hints, e.Stored, e.Skipped
+	now.Phase, now.Stride, now.Hints, now.Stored, now.Skipped = e.Phase, e.Stride, e.Hints, e.Stored, e.Skipped
 	if e.Type == manifest.Link {
 		now.toLink(e.Target)
 	}
