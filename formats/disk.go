@@ -45,7 +45,9 @@ type Extent struct {
 	Offset int64 // guest offset of the first byte
 	Length int64 // bytes; positive
 	Kind   Kind
+	File   int   // which of the image's files Host is in, an index of Image.Files
 	Host   int64 // file offset of the first byte (Data) or of the compressed unit (Compressed); else 0
+	Stored int64 // Compressed: bytes of the unit in the file, or more where the format does not say exactly; else 0
 	Depth  int   // how many parents down the bytes were found; 0: in this image
 }
 
@@ -59,7 +61,8 @@ type Mapper interface {
 	Size() int64
 	// MapAt returns the run that holds guest offset off, as long as one
 	// lookup tells: Offset <= off < End() <= Size(). Neighbouring runs may
-	// have the same status. off outside [0, Size()) gives io.EOF.
+	// have the same status. A Compressed run is one whole compressed unit,
+	// clipped at Size. off outside [0, Size()) gives io.EOF.
 	MapAt(off int64) (Extent, error)
 }
 
@@ -77,7 +80,8 @@ type Disk interface {
 	// Info describes the topmost image.
 	Info() Info
 	// Extents yields the runs that tile [off, off+n) clipped to the disk, in
-	// order, neighbours of one status merged. It stops after the first error.
+	// order, neighbours of one status merged where their bytes follow each
+	// other in the file, too. It stops after the first error.
 	Extents(off, n int64) iter.Seq2[Extent, error]
 	io.Closer
 }
