@@ -34,16 +34,21 @@ const (
 	offRedundantGD = 48 // u64, place of the second grain directory
 	offGD          = 56 // u64, place of the grain directory; all ones: in the footer
 	offOverHead    = 64 // u64, sectors before the first grain
+	offUnclean     = 72 // u8, 1: a program has the extent open, or did not close it
 	offNewline     = 73 // "\n \r\n", when flagNewline
 	offCompression = 77 // u16, 0 none, 1 deflate
 
 	flagNewline    = 1 << 0
-	flagRedundant  = 1 << 1
-	flagCompressed = 1 << 16
+	flagRedundant  = 1 << 1  // offRedundantGD is valid
+	flagZeroed     = 1 << 2  // a grain table's entry 1 is a grain of zeros
+	flagCompressed = 1 << 16 // grains are zlib streams
+	flagMarkers    = 1 << 17 // markers stand before grains and metadata
 
 	gdAtEnd = math.MaxUint64
 
-	maxGrain = 1 << 17 // sectors (64 MiB); 128 is usual, ours to limit
+	maxTableLen    = 1 << 14 // entries
+	maxGrain       = 1 << 17 // sectors (64 MiB); 128 is usual, ours to limit
+	maxPackedGrain = 1 << 13 // sectors (4 MiB) of a compressed grain, which is decoded as a whole
 )
 
 // tableBudget is how many bytes of directories and tables Probe reads.
@@ -64,37 +69,80 @@ func (Format) Name() string { return Name }
 // compressed extents; twoGbMaxExtentSparse for hosted sparse extents without
 // descriptor; vmfsSparse and seSparse for ESX's; "descriptor" for a text file,
 // which holds no guest data (see ReadDescriptor).
+//
+// Tables and grains that pass the end of the file do not matter here: what they
+// hold cannot be read, the rest of the disk can.
 func (Format) Probe(src formats.Source) (*formats.Header, error) {
+	p, h, err := probe(src)
+	if err != nil || p.text {
+		return h, err
+	}
+	grid, err := p.grid(h)
+	if err != nil {
+		return h, err
+	}
+	h.Grid = grid
+	return h, nil
+}
+
+// A probed file is what its fixed structures say.
+type probed struct {
+	m      parse.Image
+	desc   *Descriptor // nil: none
+	text   bool        // the file is a descriptor
+	hosted *hosted     // the header that counts; nil: not hosted
+	first  *hosted     // the header at the start, where a footer counts
+	cowd   *cowd
+	se     *seHeader
+	tables tables // of hosted and COWD
+}
+
+// probe reads what Probe reads, up to the tables; Grid is still missing in the
+// header.
+func probe(src formats.Source) (*probed, *formats.Header, error) {
 	b, err := parse.Prefix(src, Name, signatureWindow)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	m := parse.Image{Source: src, Format: Name}
+	p := &probed{m: parse.Image{Source: src, Format: Name}}
 	h := &formats.Header{Format: Name}
 	switch {
 	case hasMagic(b, magicHosted):
-		return h, probeHosted(m, h, b)
+		return p, h, p.probeHosted(h, b)
 	case hasMagic(b, magicCOWD):
-		return h, probeCOWD(m, h, b)
+		return p, h, p.probeCOWD(h, b)
 	case hasMagic(b, magicSE):
-		return h, probeSE(m, h, b)
+		return p, h, p.probeSE(h, b)
 	case IsDescriptor(b):
-		h.Subformat = "descriptor"
-		d, err := readText(m, b)
-		if err != nil {
-			return h, err
+		h.Subformat, p.text = "descriptor", true
+		if p.desc, err = readText(p.m, b); err != nil {
+			return p, h, err
 		}
-		h.VirtualSize = d.Size()
-		h.ParentHint = d.ParentFileNameHint
-		return h, nil
+		h.VirtualSize = p.desc.Size()
+		h.ParentHint = p.desc.ParentFileNameHint
+		return p, h, nil
 	}
-	return nil, formats.ErrNotFormat
+	return nil, nil, formats.ErrNotFormat
+}
+
+// grid is where the grains start, modulo their size.
+func (p *probed) grid(h *formats.Header) (int64, error) {
+	switch {
+	case h.Compressed:
+		return 0, nil
+	case p.se != nil:
+		return p.se.grains.Bytes() % h.Unit, nil
+	case p.cowd != nil:
+		return p.tables.phase(p.cowd.free.Bytes())
+	}
+	return p.tables.phase(p.hosted.overHead.Bytes())
 }
 
 func hasMagic(b []byte, magic string) bool { return bytes.HasPrefix(b, []byte(magic)) }
 
 // hosted is the header of a hosted sparse extent, checked.
 type hosted struct {
+	version     uint32
 	flags       uint32
 	capacity    Sectors
 	grain       Sectors
@@ -104,7 +152,10 @@ type hosted struct {
 	redundantGD uint64
 	gd          uint64
 	overHead    Sectors
+	unclean     bool
 }
+
+func (h *hosted) compressed() bool { return h.flags&flagCompressed != 0 }
 
 // parseHosted reads the header b found at byte at.
 func parseHosted(m parse.Image, b []byte, at int64) (*hosted, error) {
@@ -116,6 +167,8 @@ func parseHosted(m parse.Image, b []byte, at int64) (*hosted, error) {
 		return nil, m.Unsupported("header version", at+offVersion, "%d", v)
 	}
 	h := &hosted{
+		version:     le.Uint32(b[offVersion:]),
+		unclean:     b[offUnclean] != 0,
 		flags:       le.Uint32(b[offFlags:]),
 		tableLen:    int64(le.Uint32(b[offTableLen:])),
 		redundantGD: le.Uint64(b[offRedundantGD:]),
@@ -148,8 +201,14 @@ func parseHosted(m parse.Image, b []byte, at int64) (*hosted, error) {
 	if !parse.PowerOfTwo(int64(h.grain)) || h.grain > maxGrain {
 		return nil, m.Corrupt("grain size", at+offGrain, "%d sectors", h.grain)
 	}
+	if h.compressed() && h.grain > maxPackedGrain {
+		return nil, m.Unsupported("grain size", at+offGrain, "%d sectors, compressed, limit %d", h.grain, maxPackedGrain)
+	}
 	if h.tableLen == 0 {
 		return nil, m.Corrupt("grain table size", at+offTableLen, "0 entries")
+	}
+	if h.tableLen > maxTableLen {
+		return nil, m.Unsupported("grain table size", at+offTableLen, "%d entries, limit %d", h.tableLen, maxTableLen)
 	}
 	return h, nil
 }
@@ -172,31 +231,32 @@ func (h *hosted) descriptor(m parse.Image) (*Descriptor, error) {
 	return parseDescriptor(b, h.desc.Bytes())
 }
 
-func probeHosted(m parse.Image, out *formats.Header, b []byte) error {
+func (p *probed) probeHosted(out *formats.Header, b []byte) error {
+	m := p.m
 	h, err := parseHosted(m, b, 0)
 	if err != nil {
 		return err
 	}
 	out.VirtualSize = h.capacity.Bytes()
 	out.Unit = h.grain.Bytes()
-	out.Compressed = h.flags&flagCompressed != 0
+	out.Compressed = h.compressed()
 	out.Subformat = "twoGbMaxExtentSparse"
 	if out.Compressed {
 		out.Subformat = "streamOptimized"
 	}
-	d, err := h.descriptor(m)
-	if err != nil {
+	if p.desc, err = h.descriptor(m); err != nil {
 		return err
 	}
-	if d != nil {
+	if d := p.desc; d != nil {
 		out.ParentHint = d.ParentFileNameHint
 		if d.CreateType != "" {
 			out.Subformat = d.CreateType
 		}
 	}
+	p.first = h
 	if h.gd == gdAtEnd {
 		// Footer marker, footer and end-of-stream marker are the last sectors.
-		at := m.Size() - 2*sector
+		at := p.footer()
 		f, err := m.Bytes("footer", at, headerLen)
 		if err != nil {
 			return err
@@ -210,25 +270,31 @@ func probeHosted(m parse.Image, out *formats.Header, b []byte) error {
 		// What the writer knew at the end counts.
 		out.VirtualSize = h.capacity.Bytes()
 		out.Unit = h.grain.Bytes()
-		out.Compressed = h.flags&flagCompressed != 0
+		out.Compressed = h.compressed()
 	}
-	t := tables{
-		m: m, grain: h.grain, tableLen: h.tableLen, compressed: out.Compressed,
-		entries: directoryEntries(h.capacity, h.grain, h.tableLen),
+	p.hosted = h
+	p.tables = tables{
+		m: m, grain: h.grain, tableLen: h.tableLen,
+		entries: directoryEntries(h.capacity, h.grain, h.tableLen), redundant: -1,
+	}
+	t := &p.tables
+	var primary, redundant bool
+	t.directory, primary = t.place(h.gd)
+	if h.flags&flagRedundant != 0 {
+		t.redundant, redundant = t.place(h.redundantGD)
 	}
 	switch {
-	case t.place(h.gd):
-	case h.flags&flagRedundant != 0 && t.place(h.redundantGD):
+	case primary:
+	case redundant:
+		t.directory, t.redundant, t.repaired = t.redundant, -1, true
 	default:
 		return m.Corrupt("grain directory", -1, "%d entries at sector %d pass end of file", t.entries, h.gd)
 	}
-	phase, err := t.phase(h.overHead.Bytes())
-	if err != nil || out.Compressed {
-		return err
-	}
-	out.Grid = phase
 	return nil
 }
+
+// footer is where the footer of a stream is.
+func (p *probed) footer() int64 { return p.m.Size() - 2*sector }
 
 // Fields of the vmfsSparse (COWD) header, u32, little-endian, sectors.
 const (
@@ -239,10 +305,17 @@ const (
 	offCOWDGDLen    = 24 // its entries
 	offCOWDFree     = 28 // first sector not in use
 	cowdHeaderLen   = 32
+	cowdHeaderRoom  = 2048 // bytes that the header takes; what follows the fields is not used
 	cowdTableLen    = 4096 // entries of a grain table
 )
 
-func probeCOWD(m parse.Image, out *formats.Header, b []byte) error {
+// cowd is the header of a COWD extent, checked.
+type cowd struct {
+	capacity, grain, free Sectors
+}
+
+func (p *probed) probeCOWD(out *formats.Header, b []byte) error {
+	m := p.m
 	out.Subformat = "vmfsSparse"
 	if len(b) < cowdHeaderLen {
 		return m.Corrupt("COWD header", 0, "%d bytes, want %d", len(b), cowdHeaderLen)
@@ -251,43 +324,74 @@ func probeCOWD(m parse.Image, out *formats.Header, b []byte) error {
 	if v := le.Uint32(b[offCOWDVersion:]); v != 1 {
 		return m.Unsupported("COWD version", offCOWDVersion, "%d", v)
 	}
-	capacity := Sectors(le.Uint32(b[offCOWDCapacity:]))
-	grain := Sectors(le.Uint32(b[offCOWDGrain:]))
-	if !parse.PowerOfTwo(int64(grain)) || grain > maxGrain {
-		return m.Corrupt("COWD grain size", offCOWDGrain, "%d sectors", grain)
+	h := &cowd{
+		capacity: Sectors(le.Uint32(b[offCOWDCapacity:])),
+		grain:    Sectors(le.Uint32(b[offCOWDGrain:])),
+		free:     Sectors(le.Uint32(b[offCOWDFree:])),
 	}
-	out.VirtualSize = capacity.Bytes()
-	out.Unit = grain.Bytes()
-	t := tables{m: m, grain: grain, tableLen: cowdTableLen, entries: int64(le.Uint32(b[offCOWDGDLen:]))}
-	if least := directoryEntries(capacity, grain, cowdTableLen); t.entries < least {
+	if !parse.PowerOfTwo(int64(h.grain)) || h.grain > maxGrain {
+		return m.Corrupt("COWD grain size", offCOWDGrain, "%d sectors", h.grain)
+	}
+	out.VirtualSize = h.capacity.Bytes()
+	out.Unit = h.grain.Bytes()
+	p.cowd = h
+	p.tables = tables{
+		m: m, grain: h.grain, tableLen: cowdTableLen, entries: int64(le.Uint32(b[offCOWDGDLen:])), redundant: -1,
+	}
+	t := &p.tables
+	least := directoryEntries(h.capacity, h.grain, cowdTableLen)
+	if t.entries < least {
 		return m.Corrupt("COWD directory size", offCOWDGDLen, "%d entries, want %d", t.entries, least)
 	}
 	gd := le.Uint32(b[offCOWDGD:])
-	if !t.place(uint64(gd)) {
+	var ok bool
+	if t.directory, ok = t.place(uint64(gd)); !ok {
 		return m.Corrupt("COWD directory", Sectors(gd).Bytes(), "%d entries pass end of file", t.entries)
 	}
-	phase, err := t.phase(Sectors(le.Uint32(b[offCOWDFree:])).Bytes())
-	if err != nil {
-		return err
-	}
-	out.Grid = phase
+	t.entries = least
 	return nil
 }
 
 // Fields of the seSparse constant header, u64, little-endian, sectors.
 const (
-	offSEVersion  = 8         // 0x0000000200000001
-	offSECapacity = 16        // guest sectors
-	offSEGrain    = 24        // sectors of a grain, 8
-	offSETable    = 32        // sectors of a grain table, 64
-	offSEGrains   = 24 * 8    // place of the grains
-	offSEGrainLen = 24*8 + 8  // sectors they take
-	seHeaderLen   = 26 * 8    //
-	seVersion     = 2<<32 | 1 //
-	seGrain       = 8         // the only one known
+	offSEVersion   = 8         // 0x0000000200000001
+	offSECapacity  = 16        // guest sectors
+	offSEGrain     = 24        // sectors of a grain, 8
+	offSETable     = 32        // sectors of a grain table, 64
+	offSEVolatile  = 80        // place of the volatile header; its length follows, as with those below
+	offSEJournalH  = 80 + 16   // place of the journal's header
+	offSEJournal   = 80 + 2*16 // place of the journal
+	offSEGD        = 80 + 3*16 // place of the grain directory
+	offSETables    = 80 + 4*16 // place of the grain tables
+	offSEFree      = 80 + 5*16 // place of the bitmap of free grains
+	offSEBackmap   = 80 + 6*16 // place of the map from grains to the guest's
+	offSEGrains    = 80 + 7*16 // place of the grains
+	seHeaderLen    = 26 * 8    //
+	seVersion      = 2<<32 | 1 //
+	seGrain        = 8         // sectors, the only size known
+	seTableSectors = 64        // the only size known
+	seTableLen     = seTableSectors * sector / 8
 )
 
-func probeSE(m parse.Image, out *formats.Header, b []byte) error {
+// Fields of the seSparse volatile header, u64, little-endian.
+const (
+	seVolatileMagic = 0xCAFECAFE // at 0
+	offSEReplay     = 24         // not 0: the journal must be replayed before tables can be trusted
+	seVolatileLen   = 32
+)
+
+// seHeader is the constant header of a seSparse extent, checked.
+type seHeader struct {
+	capacity, grains Sectors
+	end              Sectors  // of the grains
+	regions          []region // what the header places, grains excepted
+	directory        region
+	tables           region
+	volatile         int64 // bytes
+}
+
+func (p *probed) probeSE(out *formats.Header, b []byte) error {
+	m := p.m
 	out.Subformat = "seSparse"
 	if len(b) < seHeaderLen {
 		return m.Corrupt("seSparse header", 0, "%d bytes, want %d", len(b), seHeaderLen)
@@ -299,15 +403,57 @@ func probeSE(m parse.Image, out *formats.Header, b []byte) error {
 	if g := le.Uint64(b[offSEGrain:]); g != seGrain {
 		return m.Unsupported("seSparse grain size", offSEGrain, "%d sectors", g)
 	}
-	capacity, grains := le.Uint64(b[offSECapacity:]), le.Uint64(b[offSEGrains:])
+	if n := le.Uint64(b[offSETable:]); n != seTableSectors {
+		return m.Unsupported("seSparse grain table size", offSETable, "%d sectors", n)
+	}
+	capacity := le.Uint64(b[offSECapacity:])
+	grains, grainsLen := le.Uint64(b[offSEGrains:]), le.Uint64(b[offSEGrains+8:])
 	if capacity > maxSectors {
 		return m.Corrupt("seSparse capacity", offSECapacity, "%d sectors", capacity)
 	}
 	if grains > uint64(m.Size())/sector {
 		return m.Corrupt("seSparse grains", offSEGrains, "start at sector %d, past end of file", grains)
 	}
-	out.VirtualSize = Sectors(capacity).Bytes()
+	if grainsLen > maxSectors-grains {
+		return m.Corrupt("seSparse grains", offSEGrains+8, "%d sectors", grainsLen)
+	}
+	h := &seHeader{capacity: Sectors(capacity), grains: Sectors(grains), end: Sectors(grains + grainsLen)}
+	h.regions = []region{{0, sector, "header"}}
+	for _, f := range []struct {
+		off  int64
+		name string
+		to   *region
+	}{
+		{offSEVolatile, "volatile header", nil},
+		{offSEJournalH, "journal header", nil},
+		{offSEJournal, "journal", nil},
+		{offSEGD, "grain directory", &h.directory},
+		{offSETables, "grain tables", &h.tables},
+		{offSEFree, "free bitmap", nil},
+		{offSEBackmap, "backmap", nil},
+	} {
+		at, n := le.Uint64(b[f.off:]), le.Uint64(b[f.off+8:])
+		if at > maxSectors || n > maxSectors-at {
+			return m.Corrupt("seSparse "+f.name, f.off, "%d sectors at sector %d", n, at)
+		}
+		r := region{Sectors(at).Bytes(), Sectors(at + n).Bytes(), f.name}
+		if n != 0 {
+			h.regions = append(h.regions, r)
+		}
+		if f.to != nil {
+			*f.to = r
+		}
+		if f.off == offSEVolatile {
+			h.volatile = r.start
+		}
+	}
+	need := directoryEntries(h.capacity, seGrain, seTableLen) * 8
+	if d := h.directory; d.start == 0 || d.end-d.start < need || !m.Inside(d.start, need) {
+		return m.Corrupt("seSparse grain directory", offSEGD, "bytes %d to %d, want %d bytes, in the file", d.start,
+			d.end, need)
+	}
+	p.se = h
+	out.VirtualSize = h.capacity.Bytes()
 	out.Unit = seGrain * sector
-	out.Grid = Sectors(grains).Bytes() % out.Unit
 	return nil
 }

@@ -9,13 +9,13 @@ import (
 // tables is a grain directory and the tables it points to: u32 sector numbers,
 // 0 for what is not there, 1 in a table for a grain of zeros.
 type tables struct {
-	m          parse.Image
-	grain      Sectors
-	tableLen   int64 // entries of a table
-	entries    int64 // of the directory
-	compressed bool
-
+	m         parse.Image
+	grain     Sectors
+	tableLen  int64 // entries of a table
+	entries   int64 // of the directory
 	directory int64 // byte offset
+	redundant int64 // byte offset of the second directory; negative: none
+	repaired  bool  // directory is the second one, because the first is not in the file
 }
 
 // directoryEntries is how many tables a disk needs.
@@ -27,18 +27,21 @@ func directoryEntries(capacity, grain Sectors, tableLen int64) int64 {
 	return (int64(capacity)-1)/(int64(grain)*tableLen) + 1
 }
 
-// place sets where the directory is and reports whether it is in the file.
-func (t *tables) place(gd uint64) bool {
+// place returns the byte offset of a directory at sector gd; false: it is not in
+// the file.
+func (t *tables) place(gd uint64) (int64, bool) {
 	if gd == 0 || gd > uint64(t.m.Size())/sector || t.entries > t.m.Size()/4 {
-		return false
+		return -1, false
 	}
-	t.directory = Sectors(gd).Bytes()
-	return t.m.Inside(t.directory, t.entries*4)
+	at := Sectors(gd).Bytes()
+	if !t.m.Inside(at, t.entries*4) {
+		return -1, false
+	}
+	return at, true
 }
 
 // phase returns the file offset of grains modulo their size, as most of the
-// first ones have it; without grains that of fallback. Tables and grains that
-// start past the end of the file are an error.
+// first ones have it; without grains that of fallback.
 func (t *tables) phase(fallback int64) (int64, error) {
 	const piece = 16 << 10 // bytes of the directory read at once
 	le := binary.LittleEndian
@@ -56,15 +59,11 @@ func (t *tables) phase(fallback int64) (int64, error) {
 		}
 		for i := 0; i < len(dir) && !votes.Full(); i += 4 {
 			table := Sectors(le.Uint32(dir[i:])).Bytes()
-			if table == 0 {
+			if table == 0 || !t.m.Inside(table, t.tableLen*4) {
 				continue
 			}
 			if left -= tableBytes; left < 0 {
 				break
-			}
-			if !t.m.Inside(table, t.tableLen*4) {
-				return 0, t.m.Corrupt("grain directory", t.directory+at+int64(i),
-					"table at 0x%x passes end of file", table)
 			}
 			b, err := t.m.Bytes("grain table", table, tableBytes)
 			if err != nil {
@@ -72,15 +71,9 @@ func (t *tables) phase(fallback int64) (int64, error) {
 			}
 			for j := 0; j < len(b) && !votes.Full(); j += 4 {
 				e := le.Uint32(b[j:])
-				if e <= 1 {
-					continue
+				if off := Sectors(e).Bytes(); e > 1 && off < t.m.Size() {
+					votes.Add(off)
 				}
-				off := Sectors(e).Bytes()
-				if off >= t.m.Size() {
-					return 0, t.m.Corrupt("grain table", table+int64(j),
-						"grain at 0x%x is past end of file", off)
-				}
-				votes.Add(off)
 			}
 		}
 	}
