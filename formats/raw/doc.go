@@ -1,6 +1,6 @@
 // Package raw maps disks without a format: the file is the guest's bytes.
 //
-// Raw is never recognised by content, so there is no formats.Format here; that
+// Raw is never recognised by content: its Format claims nothing when asked. That
 // a file which no format claims is a raw disk is the caller's decision.
 //
 // Holes of the file become holes of the map where the Source tells them (see
