@@ -126,8 +126,8 @@ func (h *Header) Step() int64 {
 	return h.Unit
 }
 
-// A Format recognises one disk format. Implementations have no state and may be
-// used from several goroutines.
+// A Format recognises and opens one disk format. Implementations have no state
+// and may be used from several goroutines.
 type Format interface {
 	// Name is qemu's name of the format.
 	Name() string
@@ -137,6 +137,10 @@ type Format interface {
 	// that holds at least Format. Errors of src itself are returned wrapped
 	// in a FormatError and are neither. It keeps no reference to src.
 	Probe(src Source) (*Header, error)
+	// Open reads what is needed to map the image. src, and what o.Find
+	// returned, must stay open for as long as the Image is used. Errors are
+	// those of Probe and of o.Find.
+	Open(src Source, o OpenOptions) (*Image, error)
 }
 
 // Probe asks each format of list in turn and returns the first answer that is

@@ -19,6 +19,9 @@ type answer struct {
 
 func (a answer) Name() string                                  { return a.name }
 func (a answer) Probe(formats.Source) (*formats.Header, error) { return a.h, a.err }
+func (a answer) Open(formats.Source, formats.OpenOptions) (*formats.Image, error) {
+	return nil, a.err
+}
 
 func TestProbeTakesTheFirstThatClaims(t *testing.T) {
 	src := bytes.NewReader([]byte("x"))

@@ -16,8 +16,10 @@ import (
 )
 
 var goldens = map[string]formats.Header{
-	"dynamic.vhd": {Format: "vpc", Subformat: "dynamic", VirtualSize: 8 << 20, Unit: 2 << 20, Grid: 2560, Stride: 2<<20 + 512},
-	"fixed.vhd":   {Format: "vpc", Subformat: "fixed", VirtualSize: 4 << 20},
+	"dynamic.vhd": {
+		Format: "vpc", Subformat: "dynamic", VirtualSize: 8 << 20, Unit: 2 << 20, Grid: 2560, Stride: 2<<20 + 512,
+	},
+	"fixed.vhd": {Format: "vpc", Subformat: "fixed", VirtualSize: 4 << 20},
 }
 
 func TestGoldens(t *testing.T) {
@@ -76,8 +78,13 @@ func TestDamage(t *testing.T) {
 		formatstest.Patch("2^30+1 entries", 512+28, []byte{0x40, 0, 0, 1}, formats.ErrCorrupt, "BAT"),
 		formatstest.Patch("block of 0", 512+32, []byte{0, 0, 0, 0}, formats.ErrCorrupt, "block size"),
 		formatstest.Patch("block odd", 512+35, []byte{1}, formats.ErrCorrupt, "block size"),
-		formatstest.Patch("block past the end", 1536, []byte{0x7f, 0, 0, 0}, formats.ErrCorrupt, "past end of file"),
-		formatstest.Patch("blocks on top of each other", 1536, []byte{0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 6, 0, 0, 0, 5}, nil, ""),
+		// The others can be read.
+		formatstest.Patch("block past the end", 1536, []byte{0x7f, 0, 0, 0}, nil, ""),
+		formatstest.Patch("header in the copy of the footer", -512+22, []byte{0, 0}, formats.ErrCorrupt, "footer's copy"),
+		formatstest.Patch("BAT in the copy of the footer", 512+22, []byte{1, 0}, formats.ErrCorrupt, "lies in the header"),
+		formatstest.Patch("BAT in the header", 512+22, []byte{5, 0}, formats.ErrCorrupt, "lies in the header"),
+		formatstest.Patch("blocks on top of each other", 1536,
+			[]byte{0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 6, 0, 0, 0, 5}, nil, ""),
 	})
 	both := bytes.Clone(b)
 	both[100], both[len(both)-512+100] = 1, 1
@@ -90,7 +97,8 @@ func TestDamage(t *testing.T) {
 		formatstest.Patch("fixed, no footer", -512, make([]byte, 512), formats.ErrNotFormat, ""),
 		formatstest.Patch("fixed, a copy at the start only", 0, f[len(f)-512:], nil, ""),
 	})
-	if h, err := formatstest.CheckProbe(t, vhd.Format{}, append(bytes.Clone(f[len(f)-512:]), f[:len(f)-512]...)); !errors.Is(err, formats.ErrCorrupt) {
+	turned := append(bytes.Clone(f[len(f)-512:]), f[:len(f)-512]...)
+	if h, err := formatstest.CheckProbe(t, vhd.Format{}, turned); !errors.Is(err, formats.ErrCorrupt) {
 		t.Errorf("fixed with its footer at the start: %+v, %v", h, err)
 	}
 	if h, err := formatstest.CheckProbe(t, vhd.Format{}, f[1<<20:]); !errors.Is(err, formats.ErrCorrupt) {
@@ -183,7 +191,9 @@ func TestAlignedBlocks(t *testing.T) {
 		{nil, 2<<20 + 512}, // nothing there to tell
 	} {
 		b := hyperV(t, data, c.blocks...)
-		want := formats.Header{Format: "vpc", Subformat: "dynamic", VirtualSize: 8 << 20, Unit: 2 << 20, Grid: 4096, Stride: c.stride}
+		want := formats.Header{
+			Format: "vpc", Subformat: "dynamic", VirtualSize: 8 << 20, Unit: 2 << 20, Grid: 4096, Stride: c.stride,
+		}
 		h, err := formatstest.CheckProbe(t, vhd.Format{}, b)
 		if err != nil || *h != want {
 			t.Errorf("%v: %+v, %v, want %+v", c.blocks, h, err, want)
