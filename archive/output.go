@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"tarvm/archive/vmdir"
+	"tarvm/formats"
 )
 
 // An Output is a file that gets its name only when it is complete: Commit syncs it, renames it, and
@@ -67,16 +68,31 @@ func (o *Output) Write(p []byte) (int, error) {
 		vmdir.StartWriteback(o.f, o.behind, o.n-o.behind)
 		o.behind = o.n
 	}
-	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
-			err = &fs.PathError{Op: pe.Op, Path: o.path, Err: pe.Err} // the name that the user knows
-		}
-	}
-	return n, err
+	return n, o.named(err)
 }
 
-var _ io.Writer = (*Output)(nil)
+// WriteAt writes at an offset: an Output is written front to back by Write, or anywhere by WriteAt, not both.
+func (o *Output) WriteAt(p []byte, off int64) (int, error) {
+	n, err := o.f.WriteAt(p, off)
+	return n, o.named(err)
+}
+
+// Truncate sets the size.
+func (o *Output) Truncate(size int64) error { return o.named(o.f.Truncate(size)) }
+
+// named gives an error the name that the user knows.
+func (o *Output) named(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return &fs.PathError{Op: pe.Op, Path: o.path, Err: pe.Err}
+	}
+	return err
+}
+
+var (
+	_ io.Writer      = (*Output)(nil)
+	_ formats.Output = (*Output)(nil)
+)
 
 // Commit gives the file its name.
 func (o *Output) Commit() error {

@@ -648,6 +648,9 @@ func (k *packer) finish(side io.Writer) (*Result, error) {
 	if err := errors.Join(k.blocks.err, k.sums.err); err != nil {
 		return nil, err
 	}
+	if err := k.diskIDs(); err != nil {
+		return nil, err
+	}
 	snap := &manifest.Snapshot{Entry: k.Entry, Members: k.members, Superseded: k.superseded}
 	places := slices.Concat(k.place, k.oldPlace)
 	var off int64

@@ -122,7 +122,7 @@ func (e *ChangedError) Error() string {
 }
 
 // MakePlan walks dir and decides what to do with each file. It reads no more than the first
-// bytes of files.
+// bytes of files, and the tables of disks.
 func MakePlan(ctx context.Context, dir string, o PackOptions) (*Plan, error) {
 	if o.Codec == nil {
 		return nil, errors.New("pack: no codec")
@@ -202,6 +202,9 @@ func (p *Plan) make(ctx context.Context, block int64) error {
 	p.Entry.Time = manifest.Time{Time: newest.UTC()}
 	if !p.o.Time.IsZero() {
 		p.Entry.Time = manifest.Time{Time: p.o.Time.UTC()}
+	}
+	if err := p.findDisks(ctx); err != nil {
+		return err
 	}
 	for i := range p.entries {
 		p.keepGrid(&p.entries[i])

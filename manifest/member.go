@@ -165,11 +165,17 @@ type Hints struct {
 	Role      Role   `json:"role,omitempty"`
 	Format    string `json:"format,omitempty"`    // disk format, qemu's name
 	Subformat string `json:"subformat,omitempty"` // as the format calls it
-	Holes     int64  `json:"holes,omitempty"`     // bytes of the file that are holes
-	Torn      bool   `json:"torn,omitempty"`      // packed while it was being changed
-	Offset    int64  `json:"offset,omitempty"`    // of the member's section in the table of blocks
-	Length    int64  `json:"length,omitempty"`    // of that section in bytes; 0: it has none
-	Blocks    int64  `json:"blocks,omitempty"`    // number of digests in it
+	// Of disks: the member on which it builds, whether it is the present state of the machine's disk, and the
+	// digest of what the guest sees (see layers.ID) of one that is.
+	DiskParent Path   `json:"disk_parent,omitempty"`
+	Active     bool   `json:"active,omitempty"`
+	DiskID     string `json:"disk_id,omitempty"`
+
+	Holes  int64 `json:"holes,omitempty"`  // bytes of the file that are holes
+	Torn   bool  `json:"torn,omitempty"`   // packed while it was being changed
+	Offset int64 `json:"offset,omitempty"` // of the member's section in the table of blocks
+	Length int64 `json:"length,omitempty"` // of that section in bytes; 0: it has none
+	Blocks int64 `json:"blocks,omitempty"` // number of digests in it
 }
 
 // How an archive holds a member's content.

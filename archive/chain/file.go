@@ -186,6 +186,23 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 	return fmt.Errorf("at byte %d: %w", off+int64(n), err)
 }
 
+// DataAt returns the first run of data [start, end) that ends behind off, clipped to begin at off. Without one, start
+// and end are the Size. What lies outside of the runs reads as zero.
+func (f *File) DataAt(off int64) (start, end int64, err error) {
+	size := f.Size()
+	for start = off; start < size; {
+		x, err := f.MapAt(start)
+		if err != nil {
+			return 0, 0, err
+		}
+		if x.Kind == formats.Data {
+			return start, x.End(), nil
+		}
+		start = x.End()
+	}
+	return size, size, nil
+}
+
 // MapAt says where the bytes from off on are: Data with Host an offset in the decoded archive of the entry
 // that is Depth entries down, Hole where the file was recorded to have one, or Zero. Runs are at most
 // 1 MiB long, so that one look-up is cheap. off outside of the file gives io.EOF.

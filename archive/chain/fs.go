@@ -129,7 +129,7 @@ func (f *chainFS) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &openFile{SectionReader: io.NewSectionReader(file, 0, file.Size()), info: info}, nil
+	return &openFile{SectionReader: io.NewSectionReader(file, 0, file.Size()), file: file, info: info}, nil
 }
 
 // Stat implements fs.StatFS.
@@ -207,8 +207,12 @@ func (f *chainFS) list(dir string) []fs.DirEntry {
 
 type openFile struct {
 	*io.SectionReader
+	file *File
 	info *memberInfo
 }
+
+// DataAt is that of File: who reads a disk asks for its holes.
+func (o *openFile) DataAt(off int64) (start, end int64, err error) { return o.file.DataAt(off) }
 
 func (o *openFile) Stat() (fs.FileInfo, error) { return o.info, nil }
 func (o *openFile) Close() error               { return nil }
