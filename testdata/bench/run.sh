@@ -325,5 +325,53 @@ row "tarvm unpack S3 anew" "tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "c
 row "cp -r --sparse=always (no check)" "cp -r --sparse=always $VM/S3 $o" "" "rm -rf $o" "diff -r $VM/S3 $o"
 measured
 
+# Disks: the one of S1 to and from other formats.
+disk=$VM/S1/vm.vmdk
+# as NAME FORMAT [QEMU-OPTION...] makes the disk in another format, as T/NAME, with qemu-img.
+as() { have qemu-img && qemu-img convert -f vmdk -O "$2" "${@:3}" "$disk" "$T/$1"; }
+same="qemu-img compare -f vmdk"
+# convert NAME FORMAT QEMU-OPTIONS OURS...: rows of qemu-img and of tarvm with each of OURS.
+convert() {
+  local ours
+  group "image: vmdk to $1"
+  for ours in "${@:4}"; do
+    row "tarvm image convert -O $2 $ours" "tarvm image convert $disk $a -O $2 $ours --workers 2 --force && sync $a" "$a" "rm -f $a" "$same -F $2 $disk $a"
+  done
+  row "qemu-img convert -O $2 $3" "qemu-img convert -f vmdk -O $2 $3 $disk $a && sync $a" "$a" "rm -f $a"
+  measured
+}
+convert streamOptimized vmdk "-o subformat=streamOptimized" "-o subformat=streamOptimized" "-o subformat=streamOptimized,level=1"
+convert "qcow2, deflate" qcow2 "-c" "-o compression=deflate" "-o compression=deflate,level=1"
+convert "qcow2, zstd" qcow2 "-c -o compression_type=zstd" "-o compression=zstd" "-o compression=zstd,level=1"
+convert raw raw "" ""
+convert qcow2 qcow2 "" ""
+convert vdi vdi "" ""
+convert vhdx vhdx "" ""
+# decode NAME FORMAT QEMU-OPTIONS: rows that make it raw.
+decode() {
+  local x=x.${1//[, ]/}
+  group "image: $1 to raw"
+  row "tarvm image convert -O raw" "tarvm image convert $T/$x $a -O raw --workers 2 --force && sync $a" "" "once $x as $x $2 $3; rm -f $a" "$same -F raw $disk $a"
+  row "qemu-img convert -O raw" "qemu-img convert -f $2 -O raw $T/$x $a && sync $a" "" "once $x as $x $2 $3; rm -f $a"
+  measured
+}
+decode streamOptimized vmdk "-o subformat=streamOptimized"
+decode "qcow2, deflate" qcow2 "-c"
+decode "qcow2, zstd" qcow2 "-c -o compression_type=zstd"
+decode qcow2 qcow2 ""
+decode vdi vdi ""
+decode vmdk vmdk ""
+
+group "image: a digest of the disk"
+row "tarvm image id" "tarvm image id $disk --workers 2"
+row "qemu-img convert to raw" "qemu-img convert -f vmdk -O raw $disk $a" "" "rm -f $a"
+measured
+
+group "image: 16 TiB, nearly empty"
+sparse() { qemu-img create -q -f qcow2 "$T/big" 16T && qemu-io -f qcow2 -c 'write -q -P 1 9T 1M' "$T/big"; }
+row "tarvm image map" "tarvm image map $T/big" "" "once sparse sparse"
+row "qemu-img map" "qemu-img map --output=json $T/big" "" "once sparse sparse"
+measured
+
 echo
 echo "Each run is in $OUT. A time to the first above 1 is slower than the group's first row."

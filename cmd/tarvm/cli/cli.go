@@ -54,7 +54,7 @@ var exitCodes = []struct {
 	{exitFailed, "failed"},
 	{exitUsage, "wrong usage"},
 	{exitWarned, "done, with warnings"},
-	{exitCorrupt, "an archive is damaged, or could not be verified"},
+	{exitCorrupt, "an archive or an image is damaged, or could not be verified"},
 }
 
 // program is one run of the command.
@@ -140,7 +140,7 @@ incremental archives that hold the changed blocks of its disks. It restores any 
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "say more")
 	f.StringVar(&p.barMode, "progress", "auto", "`HOW` to show progress on standard error: auto (a line on a terminal, nothing else), plain (a line now and then), json (an object per line), none")
 	root.AddCommand(p.packCommand(), p.unpackCommand(), p.listCommand(), p.showCommand(), p.verifyCommand(),
-		p.diffCommand(), p.completionCommand(), p.versionCommand(), p.docsCommand())
+		p.diffCommand(), p.imageCommand(), p.completionCommand(), p.versionCommand(), p.docsCommand())
 	fixed(root, "progress", "auto", "plain", "json", "none")
 	return root
 }

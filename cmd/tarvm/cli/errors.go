@@ -12,6 +12,8 @@ import (
 	"tarvm/archive/chain"
 	"tarvm/archive/codec"
 	"tarvm/delta"
+	"tarvm/formats"
+	"tarvm/formats/layers"
 	"tarvm/manifest"
 )
 
@@ -66,12 +68,12 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &u):
 		return exitUsage
-	case errors.As(err, &fe):
+	case errors.As(err, &fe), errors.As(err, new(*layers.IDError)):
 		return exitCorrupt
 	}
 	for _, bad := range []error{
 		errUnverified, archive.ErrCorrupt, archive.ErrTruncated, manifest.ErrCorrupt,
-		chain.ErrCorrupt, delta.ErrTable, delta.ErrSegment,
+		chain.ErrCorrupt, delta.ErrTable, delta.ErrSegment, formats.ErrCorrupt,
 	} {
 		if errors.Is(err, bad) {
 			return exitCorrupt
@@ -128,6 +130,8 @@ func hints(err error) []string {
 		return []string{"a later version of tarvm wrote it, and can read it; so can tar, and the script .tarvm/restore.py in it"}
 	case errors.Is(err, archive.ErrTruncated):
 		return []string{"it was not written or not copied to its end: copy it again, or pack again"}
+	case errors.Is(err, formats.ErrCorrupt):
+		return []string{"tarvm image check IMAGE names all that is damaged"}
 	case errors.Is(err, archive.ErrCorrupt), errors.Is(err, manifest.ErrCorrupt), exitCode(err) == exitCorrupt && !errors.Is(err, errUnverified):
 		return []string{"tarvm verify ARCHIVE names all that is damaged; restore from another copy"}
 	case errors.Is(err, archive.ErrForeign):

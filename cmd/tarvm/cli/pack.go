@@ -352,7 +352,7 @@ func (d *direct) Abort() {
 
 func (p *program) output(path string, force bool) (output, error) {
 	if path == "-" {
-		if f, ok := p.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if isTerminal(p.stdout) {
 			return nil, hint(usage(errors.New("an archive is not for a terminal")), "-o FILE, or a pipe")
 		}
 		return &direct{Writer: p.stdout}, nil
@@ -368,6 +368,11 @@ func (p *program) output(path string, force bool) (output, error) {
 		}
 		return &direct{f, f}, nil
 	}
+	return createFile(path, force)
+}
+
+// createFile starts a file that appears under its name when it is complete.
+func createFile(path string, force bool) (*archive.Output, error) {
 	o, err := archive.CreateOutput(path, force)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, hint(plainPath(err), "--force overwrites it")

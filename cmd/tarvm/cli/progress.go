@@ -34,6 +34,12 @@ type event struct {
 	Total int64  `json:"total,omitempty"`
 }
 
+// isTerminal reports whether somebody reads w on a screen.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 func newBar(w io.Writer) *bar {
 	b := &bar{w: w, mode: "none"}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {

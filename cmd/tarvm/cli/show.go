@@ -38,6 +38,7 @@ type description struct {
 	Stats    manifest.Stats `json:"stats"`
 	Encoded  int64          `json:"encoded,omitempty"` // bytes of the archive; absent for a manifest
 	Roles    []roleStats    `json:"roles"`
+	Disks    []diskState    `json:"disks,omitempty"`   // that are in use
 	Chain    []chainLink    `json:"chain"`             // base first, the entry itself last
 	Complete bool           `json:"complete"`          // whether the chain begins with a full archive
 	Missing  *delta.Digest  `json:"missing,omitempty"` // id of the first ancestor that is not found
@@ -63,6 +64,14 @@ type roleStats struct {
 	Stored int64         `json:"stored"`
 }
 
+// diskState is an active disk.
+type diskState struct {
+	Path   manifest.Path `json:"path"`
+	Format string        `json:"format"`
+	ID     string        `json:"disk_id,omitempty"`
+	On     manifest.Path `json:"disk_parent,omitempty"`
+}
+
 func (p *program) show(ctx context.Context, path string, search []string) error {
 	s := p.newShelf(search)
 	defer s.close()
@@ -70,7 +79,7 @@ func (p *program) show(ctx context.Context, path string, search []string) error 
 	if err != nil {
 		return err
 	}
-	d := &description{File: path, ID: f.man.ID, Digest: f.man.Digest, Entry: f.man.Entry, Stats: f.man.Stats, Roles: roles(f.man.Snapshot)}
+	d := &description{File: path, ID: f.man.ID, Digest: f.man.Digest, Entry: f.man.Entry, Stats: f.man.Stats, Roles: roles(f.man.Snapshot), Disks: activeDisks(f.man.Snapshot)}
 	if f.arch != nil {
 		d.Encoded = f.arch.Size()
 	}
@@ -117,6 +126,17 @@ func roles(s *manifest.Snapshot) []roleStats {
 	return rs
 }
 
+// activeDisks are those that are in use.
+func activeDisks(s *manifest.Snapshot) []diskState {
+	var list []diskState
+	for i := range s.Members {
+		if m := &s.Members[i]; m.Active {
+			list = append(list, diskState{m.Path, m.Format, m.DiskID, m.DiskParent})
+		}
+	}
+	return list
+}
+
 func (d *description) text() string {
 	var b strings.Builder
 	line := func(key, format string, args ...any) {
@@ -150,6 +170,19 @@ func (d *description) text() string {
 			what = "other"
 		}
 		line("", "%s: %s, %s, %s stored", quoted(what), count(r.Files, "file"), size(r.Bytes), size(r.Stored))
+	}
+	for i, k := range d.Disks {
+		key, text := "", fmt.Sprintf("%s (%s)", name(k.Path), quoted(k.Format))
+		if i == 0 {
+			key = "disks"
+		}
+		if k.On != "" {
+			text += " on " + name(k.On)
+		}
+		if k.ID != "" {
+			text += ", disk id " + k.ID
+		}
+		line(key, "%s", text)
 	}
 	if e.Kind == manifest.Incremental {
 		line("stored", "%s before compression; %s unchanged", size(st.Stored), count(st.Unchanged, "file"))
