@@ -35,8 +35,8 @@ type Image struct {
 	// not keep it from being read.
 	Problems []Problem
 	// Check looks for what is wrong in the whole of the image's structures,
-	// and reports all that Problems does not hold. It reads no guest data, but
-	// where the format keeps sums of it. Its error is one of the medium or of
+	// and reports all that Problems does not hold. Of the guest's data it reads
+	// no more than what is compressed, which it decodes. Its error is one of the medium or of
 	// ctx; damage is reported. nil: the format has nothing that can be wrong.
 	Check func(ctx context.Context, report func(Problem)) error
 }
@@ -60,8 +60,8 @@ type ParentRef struct {
 type Snapshot struct {
 	ID, Name string
 	Unix     int64 // when it was made, seconds since 1970; 0: not known
-	// Image is the disk at that time; it has the same Files. nil: it cannot be
-	// read, and Problems say why.
+	// Image is the disk at that time, with Files and a Parent of its own. nil: it
+	// cannot be read, and Problems say why.
 	Image *Image
 	// State is the saved memory, a stream of the hypervisor's. nil: none.
 	State Mapper

@@ -98,6 +98,16 @@ if have qemu-img; then
   sh "qemu-img compare -f vmdk -F vmdk web01/vm.vmdk tuesday/vm.vmdk"
 fi
 
+say "For another hypervisor: Tuesday's disk, out of the chain, without unpacking."
+sh "tarvm image info tuesday.tar.zst:vm.vmdk --search vault"
+sh "tarvm image convert tuesday.tar.zst:vm.vmdk vm.qcow2 -o compression=zstd,level=1 --search vault"
+sh "tarvm image compare web01/vm.vmdk vm.qcow2"
+if have qemu-img; then
+  sh "qemu-img check -q vm.qcow2"
+  sh "qemu-img compare -f vmdk -F qcow2 web01/vm.vmdk vm.qcow2"
+fi
+rm vm.qcow2
+
 say "A byte of the archive goes bad: that is noticed."
 cp tuesday.tar.zst bad.tar.zst
 printf '\xff\x00\xff\x00' | dd of=bad.tar.zst bs=1 seek=$((increment / 2)) conv=notrunc status=none

@@ -91,6 +91,42 @@ func Running(ctx context.Context, root *os.Root, dir string, entries []Entry) ([
 	return append(locks, more...), nil
 }
 
+// InUse returns the signs that some of the files of a directory are in use by a running machine, as Running does, of
+// VMware's locks those beside the files. Hints are left out. Files that are not there are not in use.
+func InUse(ctx context.Context, root *os.Root, paths []manifest.Path) ([]Lock, error) {
+	var locks []Lock
+	var used []*Entry
+	for _, p := range paths {
+		e := &Entry{Member: manifest.Member{State: manifest.State{Path: p, Type: manifest.File}}}
+		err := Refresh(root, e)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrReplaced) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		used = append(used, e)
+		list, err := fs.ReadDir(root.FS(), string(p)+".lck")
+		if err != nil {
+			continue // there is none
+		}
+		for _, f := range list {
+			l := &Entry{Member: manifest.Member{State: manifest.State{Path: p + ".lck/" + manifest.Path(f.Name()), Type: manifest.File}}}
+			if err := Refresh(root, l); err != nil {
+				continue // it has gone
+			}
+			lock, err := vmwareLock(root, l)
+			if err == nil {
+				locks = append(locks, lock)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+	}
+	more, err := inUse(ctx, root, used)
+	return append(locks, more...), err
+}
+
 // mayBeUsed tells the files that a running machine holds open for writing.
 func mayBeUsed(e *Entry) bool {
 	if e.Type != manifest.File || e.Skipped != "" {

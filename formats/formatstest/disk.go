@@ -378,6 +378,42 @@ func CheckOpen(t testing.TB, f formats.Format, b []byte, o formats.OpenOptions) 
 	if err != nil {
 		return err
 	}
+	first := readSome(t, d)
+	for i := range m.Snapshots {
+		if m.Snapshots[i].Image != nil {
+			if d, err := formats.NewDisk(m.Snapshots[i].Image); err == nil {
+				_ = readSome(t, d)
+			}
+		}
+		if st := m.Snapshots[i].State; st != nil {
+			d := Disk(t, &formats.Image{Map: st, Files: m.Files, Inflate: m.Inflate, Parent: m.Parent})
+			_ = readSome(t, d)
+		}
+	}
+	if m.Check != nil {
+		risk := false
+		if err := m.Check(context.Background(), func(p formats.Problem) {
+			if p.Severity < formats.Note || p.Severity > formats.Risk || p.Text == "" || p.Structure == "" {
+				t.Errorf("problem %+v", p)
+			}
+			risk = risk || p.Severity == formats.Risk
+		}); err != nil {
+			t.Errorf("check: %v", err)
+		}
+		for _, p := range m.Problems {
+			risk = risk || p.Severity == formats.Risk
+		}
+		if errors.Is(first, formats.ErrCorrupt) && !risk {
+			t.Errorf("reading fails with %v, and the check finds no risk", first)
+		}
+	}
+	return first
+}
+
+// readSome reads the map of d and some of its data, within bounds, and returns
+// the first error.
+func readSome(t testing.TB, d formats.Disk) error {
+	t.Helper()
 	first := error(nil)
 	note := func(err error) {
 		if first == nil {
@@ -402,23 +438,6 @@ func CheckOpen(t testing.TB, f formats.Format, b []byte, o formats.OpenOptions) 
 			note(err)
 		case (e.Kind == formats.Zero || e.Kind == formats.Hole) && len(bytes.Trim(p, "\x00")) > 0:
 			t.Errorf("%+v does not read as zero", e)
-		}
-	}
-	if m.Check != nil {
-		risk := false
-		if err := m.Check(context.Background(), func(p formats.Problem) {
-			if p.Severity < formats.Note || p.Severity > formats.Risk || p.Text == "" || p.Structure == "" {
-				t.Errorf("problem %+v", p)
-			}
-			risk = risk || p.Severity == formats.Risk
-		}); err != nil {
-			t.Errorf("check: %v", err)
-		}
-		for _, p := range m.Problems {
-			risk = risk || p.Severity == formats.Risk
-		}
-		if errors.Is(first, formats.ErrCorrupt) && !risk {
-			t.Errorf("reading fails with %v, and the check finds no risk", first)
 		}
 	}
 	return first

@@ -198,7 +198,7 @@ func (p *program) convert(ctx context.Context, source, output string, o *convert
 	if output == "-" && !enc.Streams(&eo) {
 		return hint(usage(fmt.Errorf("this form of %s is not written front to back", enc.Name())), "write it to a file; raw, vmdk with subformat=streamOptimized, and fixed vpc and vdi can go to a pipe")
 	}
-	i, err := p.openImage(ctx, source, &o.imageFlags, false)
+	i, err := p.openImage(ctx, source, &o.imageFlags, openContent)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (p *program) convert(ctx context.Context, source, output string, o *convert
 
 // convertBase opens the base, and says how the output names it.
 func (p *program) convertBase(ctx context.Context, output string, o *convertFlags, eo *formats.EncodeOptions) (*image, error) {
-	base, err := p.openImage(ctx, o.base, &imageFlags{dir: o.dir, search: o.search, parentFormat: o.parentFormat, force: o.imageFlags.force}, false)
+	base, err := p.openImage(ctx, o.base, &imageFlags{dir: o.dir, search: o.search, parentFormat: o.parentFormat, force: o.imageFlags.force, live: o.live}, openContent)
 	if err != nil {
 		return nil, err
 	}

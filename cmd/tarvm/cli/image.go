@@ -16,9 +16,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"tarvm/archive"
+	"tarvm/archive/vmdir"
 	"tarvm/formats"
 	"tarvm/formats/layers"
 	"tarvm/formats/raw"
+	"tarvm/manifest"
 )
 
 // imageFlags say how an image is opened.
@@ -29,6 +31,7 @@ type imageFlags struct {
 	search               []string
 	snapshot             string
 	force                bool
+	live                 bool
 }
 
 func (o *imageFlags) register(p *program, cmd *cobra.Command) {
@@ -40,6 +43,7 @@ func (o *imageFlags) register(p *program, cmd *cobra.Command) {
 	f.StringArrayVar(&o.search, "search", nil, "look for an archive's ancestors in `DIR`, too (repeatable)")
 	f.StringVar(&o.snapshot, "snapshot", "", "the state that the image keeps under this ID or `NAME`, instead of the present one")
 	f.BoolVar(&o.force, "force-parent", false, "take a parent that was written to since the image was made on it, or another one")
+	f.BoolVar(&o.live, "live", false, "read a disk that is in use: what is read may be torn")
 	fixed(cmd, "format", p.formatNames()...)
 	fixed(cmd, "parent-format", p.formatNames()...)
 }
@@ -57,6 +61,7 @@ type image struct {
 	*layers.Disk
 	name string // as the user calls it
 	tree string // where Path of the layers is; empty: in an archive
+	root *os.Root
 	done []func()
 }
 
@@ -82,8 +87,15 @@ IMAGE is a file, with the files and parents that it names beside it; a bundle's 
 an entry, read from its chain of archives without unpacking. Parents that the image does not name are found by the id
 that it records.`
 
+// How an image is opened.
+const (
+	openPlain   = iota // for its structures
+	openAlone          // without parents
+	openContent        // for its data, which nobody may change meanwhile
+)
+
 // openImage opens what an argument names. Errors begin with it.
-func (p *program) openImage(ctx context.Context, arg string, o *imageFlags, shallow bool) (*image, error) {
+func (p *program) openImage(ctx context.Context, arg string, o *imageFlags, how int) (*image, error) {
 	i := &image{name: arg}
 	d, name, err := p.findImage(ctx, arg, o, i)
 	if err != nil {
@@ -91,7 +103,7 @@ func (p *program) openImage(ctx context.Context, arg string, o *imageFlags, shal
 		return nil, err
 	}
 	lo := layers.Options{
-		Formats: p.disks, Format: o.format, ParentFormat: o.parentFormat, Force: o.force, Snapshot: o.snapshot, Shallow: shallow,
+		Formats: p.disks, Format: o.format, ParentFormat: o.parentFormat, Force: o.force, Snapshot: o.snapshot, Shallow: how == openAlone,
 	}
 	for _, path := range o.parents {
 		abs, err := filepath.Abs(path)
@@ -114,6 +126,12 @@ func (p *program) openImage(ctx context.Context, arg string, o *imageFlags, shal
 		i.close()
 		return nil, p.imageError(arg, err)
 	}
+	if how == openContent {
+		if err := p.checkInUse(ctx, i, o); err != nil {
+			i.close()
+			return nil, err
+		}
+	}
 	if l := i.Layers[0]; l.Image.Format == raw.Name && o.format == "" && i.tree != "" {
 		if src, err := d.Open(name); err == nil {
 			if a, err := archive.Open(src, p.codecs); err == nil {
@@ -123,6 +141,35 @@ func (p *program) openImage(ctx context.Context, arg string, o *imageFlags, shal
 		}
 	}
 	return i, nil
+}
+
+// checkInUse refuses an image that a running machine may be writing to.
+func (p *program) checkInUse(ctx context.Context, i *image, o *imageFlags) error {
+	if i.root == nil || o.live {
+		return nil
+	}
+	var paths []manifest.Path
+	for _, l := range i.Layers {
+		if fs.ValidPath(l.Path) {
+			paths = append(paths, manifest.Path(l.Path))
+		}
+	}
+	locks, err := vmdir.InUse(ctx, i.root, paths)
+	if err != nil {
+		return err
+	}
+	for _, l := range locks {
+		if l.Stale {
+			continue
+		}
+		what := l.Kind
+		if l.Owner != "" {
+			what += ", " + l.Owner
+		}
+		err := fmt.Errorf("%s: %s seems to be in use (%s)", i.name, name(l.Path), what)
+		return hint(err, "suspend the machine or shut it down; --live reads the disk nevertheless, and what is read may be torn")
+	}
+	return nil
 }
 
 // imagesIn says how the disks of an archive are named.
@@ -196,7 +243,7 @@ func (p *program) findFile(arg string, o *imageFlags, i *image) (*layers.Dir, st
 		return nil, "", plainPath(err)
 	}
 	d := layers.NewDir(root.FS(), tree)
-	i.tree = tree
+	i.tree, i.root = tree, root
 	i.done = append(i.done, func() {
 		d.Close() // only read
 		root.Close()
@@ -278,11 +325,11 @@ with it as far as that is seen in passing; tarvm image check looks for more.
 
 func (p *program) imageInfo(ctx context.Context, arg string, o *imageFlags, again bool) error {
 	var alone error
-	i, err := p.openImage(ctx, arg, o, false)
+	i, err := p.openImage(ctx, arg, o, openPlain)
 	if err != nil && (errors.Is(err, formats.ErrNoParent) || errors.Is(err, layers.ErrFormat) || errors.As(err, new(*layers.IDError))) {
 		// What there is can be described.
 		alone = err
-		i, err = p.openImage(ctx, arg, o, true)
+		i, err = p.openImage(ctx, arg, o, openAlone)
 	}
 	if err != nil {
 		return err
@@ -422,7 +469,7 @@ type mapped struct {
 }
 
 func (p *program) imageMap(ctx context.Context, arg string, o *imageFlags) error {
-	i, err := p.openImage(ctx, arg, o, false)
+	i, err := p.openImage(ctx, arg, o, openPlain)
 	if err != nil {
 		return err
 	}
@@ -501,7 +548,7 @@ subformat, cluster size and parents. Zeros that are stored and what is not store
 			}
 			all := []result{}
 			for _, arg := range a {
-				i, err := p.openImage(cmd.Context(), arg, &o, false)
+				i, err := p.openImage(cmd.Context(), arg, &o, openContent)
 				if err != nil {
 					return err
 				}
@@ -560,12 +607,12 @@ without -v. The flags that say how an image is opened hold for both.
 }
 
 func (p *program) imageCompare(ctx context.Context, a, b string, o *imageFlags, strict bool, workers int) error {
-	x, err := p.openImage(ctx, a, o, false)
+	x, err := p.openImage(ctx, a, o, openContent)
 	if err != nil {
 		return err
 	}
 	defer x.close()
-	y, err := p.openImage(ctx, b, o, false)
+	y, err := p.openImage(ctx, b, o, openContent)
 	if err != nil {
 		return err
 	}
@@ -689,7 +736,11 @@ func (p *program) imageCheck(ctx context.Context, paths []string, o *imageFlags,
 
 func (p *program) checkImage(ctx context.Context, arg string, o *imageFlags, alone bool) (*checked, error) {
 	c := &checked{Image: arg, OK: true, Layers: []checkedLayer{}}
-	i, err := p.openImage(ctx, arg, o, alone)
+	how := openPlain
+	if alone {
+		how = openAlone
+	}
+	i, err := p.openImage(ctx, arg, o, how)
 	if err != nil {
 		if !errors.Is(err, formats.ErrCorrupt) && !errors.Is(err, formats.ErrNoParent) && !errors.As(err, new(*layers.IDError)) {
 			return nil, err
@@ -699,11 +750,14 @@ func (p *program) checkImage(ctx context.Context, arg string, o *imageFlags, alo
 			return c, nil
 		}
 		// What there is can be checked.
-		if i, err = p.openImage(ctx, arg, o, true); err != nil {
+		if i, err = p.openImage(ctx, arg, o, openAlone); err != nil {
 			return c, nil //nolint:nilerr // it is reported
 		}
 	}
 	defer i.close()
+	if err := p.checkInUse(ctx, i, o); err != nil {
+		return nil, err
+	}
 	for _, l := range i.Layers {
 		r := checkedLayer{Path: l.Path, Format: l.Image.Format, Problems: []formats.Problem{}}
 		report := func(q formats.Problem) {
