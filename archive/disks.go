@@ -149,8 +149,8 @@ func (k *packer) diskIDs() error {
 		dir := layers.NewDir(k.root.FS(), "")
 		id, err := k.diskID(dir, byPath, e)
 		dir.Close() // only read
-		if errors.Is(err, context.Canceled) {
-			return err
+		if k.ctx.Err() != nil {
+			return context.Cause(k.ctx)
 		}
 		if err == nil {
 			k.members[i].DiskID = id
@@ -192,7 +192,7 @@ func (k *packer) diskID(dir *layers.Dir, byPath map[string]int, e *vmdir.Entry) 
 			return "", err
 		}
 		if k.ctx.Err() != nil {
-			return "", context.Canceled
+			return "", context.Cause(k.ctx)
 		}
 		if x.Kind == formats.Zero || x.Kind == formats.Hole {
 			continue

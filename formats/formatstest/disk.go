@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"tarvm/formats"
 )
@@ -348,14 +352,14 @@ func Encode(t testing.TB, enc formats.Encoder, name string, d formats.Disk, o fo
 func QemuRaw(t testing.TB, format, path string) formats.Source {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "raw")
-	Run(t, filepath.Dir(path), "qemu-img", "convert", "-f", format, "-O", "raw", path, raw)
+	Run(t, ".", "qemu-img", "convert", "-f", format, "-O", "raw", path, raw)
 	return openRaw(t, raw)
 }
 
 // QemuCheck demands that qemu-img finds neither an error nor a leak.
 func QemuCheck(t testing.TB, format, path string) {
 	t.Helper()
-	Run(t, filepath.Dir(path), "qemu-img", "check", "-f", format, path)
+	Run(t, ".", "qemu-img", "check", "-f", format, path)
 }
 
 // CheckOpen opens the image b, which may be hostile, reads its map and some of
@@ -547,4 +551,74 @@ func openRaw(t testing.TB, path string) formats.Source {
 		t.Fatal(err)
 	}
 	return io.NewSectionReader(f, 0, st.Size())
+}
+
+// A QemuRun is a run as qemu-img map lists it.
+type QemuRun struct {
+	Start, Length       int64
+	Depth               int
+	Zero, Data, Present bool
+	Offset              *int64 // in the file, of data that is not compressed
+}
+
+// QemuMap returns the runs that qemu-img maps in the image at path.
+func QemuMap(t testing.TB, format, path string) (list []QemuRun) {
+	t.Helper()
+	out := Run(t, ".", "qemu-img", "map", "-f", format, "--output=json", path)
+	if err := json.Unmarshal(out, &list); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// CheckMap compares where the extents of d, which has no parents, find data with
+// what qemu-img maps.
+func CheckMap(t testing.TB, d formats.Disk, format, path string) {
+	t.Helper()
+	for _, q := range QemuMap(t, format, path) {
+		for e, err := range d.Extents(q.Start, q.Length) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if q.Offset != nil && (e.Kind != formats.Data || e.Host != *q.Offset+e.Offset-q.Start) {
+				t.Errorf("%+v; qemu has data at 0x%x of the file for 0x%x", e, *q.Offset, q.Start)
+			}
+			if q.Offset == nil && e.Kind == formats.Data {
+				t.Errorf("%+v; qemu has no data there: %+v", e, q)
+			}
+		}
+	}
+}
+
+// Problems returns what is wrong in m, what Open found first.
+func Problems(t testing.TB, m *formats.Image) []formats.Problem {
+	t.Helper()
+	list := slices.Clone(m.Problems)
+	if m.Check != nil {
+		if err := m.Check(context.Background(), func(p formats.Problem) { list = append(list, p) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
+}
+
+// NoneLeft checks that the goroutines begun since there were n have ended.
+func NoneLeft(t testing.TB, n int) {
+	t.Helper()
+	for range 2000 {
+		if runtime.NumGoroutine() <= n {
+			return
+		}
+		time.Sleep(time.Millisecond) // they are done, and on their way out
+	}
+	t.Errorf("%d goroutines, there were %d", runtime.NumGoroutine(), n)
+}
+
+// ProblemTexts is Problems as texts: the severity, a colon, and what is wrong.
+func ProblemTexts(t testing.TB, m *formats.Image) (list []string) {
+	t.Helper()
+	for _, p := range Problems(t, m) {
+		list = append(list, p.Severity.String()+": "+p.String())
+	}
+	return list
 }

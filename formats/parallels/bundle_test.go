@@ -193,9 +193,9 @@ func TestBundle(t *testing.T) {
 	if !slices.Equal(ids, []string{baseGUID, sideGUID, midGUID}) {
 		t.Errorf("snapshots %q", ids)
 	}
-	compare(t, check(t, m), nil)
+	compare(t, formatstest.ProblemTexts(t, m), nil)
 	for _, s := range m.Snapshots {
-		compare(t, check(t, s.Image), nil)
+		compare(t, formatstest.ProblemTexts(t, s.Image), nil)
 	}
 	var facts []string
 	for _, f := range m.Facts[:6] {
@@ -263,7 +263,7 @@ func TestDescriptorOfTheCorpus(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameBytes(t, m, file.disk(nil), 1)
-	compare(t, check(t, m), nil)
+	compare(t, formatstest.ProblemTexts(t, m), nil)
 }
 
 // A descriptor without snapshots, with one image.
@@ -292,8 +292,8 @@ func TestGrownDisk(t *testing.T) {
 	below := make([]byte, 64*512)
 	copy(below, old.disk(nil))
 	sameBytes(t, m, grown.disk(below), 2)
-	compare(t, check(t, m), nil)
-	compare(t, check(t, m.Snapshots[0].Image), []string{`note: image file "old.hds": a disk of 24576 bytes`})
+	compare(t, formatstest.ProblemTexts(t, m), nil)
+	compare(t, formatstest.ProblemTexts(t, m.Snapshots[0].Image), []string{`note: image file "old.hds": a disk of 24576 bytes`})
 }
 
 func TestBundleProblems(t *testing.T) {
@@ -345,7 +345,7 @@ func TestBundleProblems(t *testing.T) {
 				t.Error(err)
 			}
 			m := x.open(t)
-			compare(t, check(t, m), c.check)
+			compare(t, formatstest.ProblemTexts(t, m), c.check)
 			if c.parent != "" {
 				if p, err := m.Parent.Open(); p != nil || err == nil || !strings.Contains(err.Error(), c.parent) {
 					t.Errorf("%v, %v", p, err)
@@ -370,7 +370,7 @@ func TestBundleProblems(t *testing.T) {
 	x := makeExample()
 	x.files["a0.hds"] = x.files["a0.hds"][:5*4096+1]
 	list := layers(t, x.open(t))
-	compare(t, check(t, list[2]), []string{`risk: image file "a0.hds" at byte 0x5001: 20481 bytes`})
+	compare(t, formatstest.ProblemTexts(t, list[2]), []string{`risk: image file "a0.hds" at byte 0x5001: 20481 bytes`})
 }
 
 func TestBundleDamage(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,20 +37,6 @@ func open(t testing.TB, b []byte) *formats.Image {
 	return m
 }
 
-// check returns what is wrong in m, what opening found first.
-func check(t testing.TB, m *formats.Image) []string {
-	t.Helper()
-	var list []string
-	add := func(p formats.Problem) { list = append(list, p.Severity.String()+": "+p.String()) }
-	for _, p := range m.Problems {
-		add(p)
-	}
-	if err := m.Check(context.Background(), add); err != nil {
-		t.Fatal(err)
-	}
-	return list
-}
-
 // compare demands the problems want, by parts of their text.
 func compare(t testing.TB, got, want []string) {
 	t.Helper()
@@ -65,40 +50,13 @@ func compare(t testing.TB, got, want []string) {
 	}
 }
 
-// sameMap compares the extents of d with those that qemu-img finds in the file.
-func sameMap(t testing.TB, d formats.Disk, path string) {
-	t.Helper()
-	var list []struct {
-		Start, Length int64
-		Data          bool
-		Offset        *int64
-	}
-	out := formatstest.Run(t, ".", "qemu-img", "map", "-f", "parallels", "--output=json", path)
-	if err := json.Unmarshal(out, &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, q := range list {
-		for e, err := range d.Extents(q.Start, q.Length) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if q.Offset != nil && (e.Kind != formats.Data || e.Host != *q.Offset+e.Offset-q.Start) {
-				t.Errorf("%+v; qemu has data at 0x%x of the file for 0x%x", e, *q.Offset, q.Start)
-			}
-			if q.Offset == nil && e.Kind != formats.Hole {
-				t.Errorf("%+v; qemu has nothing there: %+v", e, q)
-			}
-		}
-	}
-}
-
 // judge compares the image at path with what qemu-img reads in it.
 func judge(t testing.TB, path string) *formats.Image {
 	t.Helper()
 	m := formatstest.OpenFile(t, parallels.Format{}, path)
 	d := formatstest.Disk(t, m)
 	formatstest.CheckDisk(t, d, formatstest.QemuRaw(t, "parallels", path))
-	sameMap(t, d, path)
+	formatstest.CheckMap(t, d, "parallels", path)
 	return m
 }
 
@@ -124,7 +82,7 @@ func TestWhatQemuWrites(t *testing.T) {
 				formatstest.Run(t, ".", "qemu-io", "-f", "parallels", "-c", op, path)
 			}
 			m := judge(t, path)
-			compare(t, check(t, m), nil)
+			compare(t, formatstest.ProblemTexts(t, m), nil)
 			formatstest.QemuCheck(t, "parallels", path)
 			if m.Parent != nil {
 				t.Errorf("parent %v", m.Parent)
@@ -155,7 +113,7 @@ func TestCorpus(t *testing.T) {
 		found++
 		t.Run(s.Path, func(t *testing.T) {
 			m := open(t, s.Bytes)
-			compare(t, check(t, m), nil)
+			compare(t, formatstest.ProblemTexts(t, m), nil)
 			d := formatstest.Disk(t, m)
 			if want := sums[s.Path]; want != "" {
 				sum := sha256.New()
@@ -176,7 +134,7 @@ func TestCorpus(t *testing.T) {
 			if d.Size() < 1<<30 {
 				formatstest.CheckDisk(t, d, formatstest.QemuRaw(t, "parallels", path))
 			}
-			sameMap(t, d, path)
+			formatstest.CheckMap(t, d, "parallels", path)
 		})
 	}
 	if found != 3 {
@@ -274,13 +232,13 @@ func TestLayouts(t *testing.T) {
 			m := open(t, b)
 			formatstest.CheckDisk(t, formatstest.Disk(t, m), bytes.NewReader(c.disk(nil)))
 			if name == "several map pages" {
-				list := check(t, m)
+				list := formatstest.ProblemTexts(t, m)
 				if len(list) != 101 || !strings.Contains(list[100], "19998 clusters are used twice") {
 					t.Errorf("%d: %q", len(list), list[len(list)-1])
 				}
 				return
 			}
-			compare(t, check(t, m), nil)
+			compare(t, formatstest.ProblemTexts(t, m), nil)
 			path := filepath.Join(t.TempDir(), "disk.hds")
 			if err := os.WriteFile(path, b, 0o600); err != nil {
 				t.Fatal(err)
@@ -379,7 +337,7 @@ func TestProblems(t *testing.T) {
 			case c.read != "" && (!errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), c.read)):
 				t.Errorf("%v, want %q", err, c.read)
 			}
-			compare(t, check(t, open(t, b)), c.check)
+			compare(t, formatstest.ProblemTexts(t, open(t, b)), c.check)
 		})
 	}
 }
@@ -467,7 +425,7 @@ func TestExtension(t *testing.T) {
 			if c.facts > 0 && m.Facts[6].Value != "30313233-3435-3637-3839-616263646566, a bit for 2048 bytes" {
 				t.Errorf("%q", m.Facts[6])
 			}
-			got := check(t, m)
+			got := formatstest.ProblemTexts(t, m)
 			if c.name == "too short" {
 				got = got[:1] // what follows depends on what the bytes mean then
 			}
@@ -577,7 +535,7 @@ func TestHuge(t *testing.T) {
 	if h.read > 66<<20 {
 		t.Errorf("read %d bytes", h.read)
 	}
-	compare(t, check(t, m), nil)
+	compare(t, formatstest.ProblemTexts(t, m), nil)
 }
 
 func TestCheckIsCancelled(t *testing.T) {

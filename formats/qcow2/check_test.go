@@ -108,11 +108,11 @@ func TestDamagedStructures(t *testing.T) {
 				t.Fatal(err)
 			}
 			found := false
-			for _, p := range problems(t, m) {
+			for _, p := range formatstest.Problems(t, m) {
 				found = found || p.Severity == c.want && strings.Contains(p.Text, c.says)
 			}
 			if !found {
-				t.Errorf("%v, want %v: %s", problems(t, m), c.want, c.says)
+				t.Errorf("%v, want %v: %s", formatstest.Problems(t, m), c.want, c.says)
 			}
 			d := formatstest.Disk(t, m)
 			got := make([]byte, d.Size())
@@ -185,11 +185,11 @@ func TestQemuAcceptsTheL1Loop(t *testing.T) {
 		t.Errorf("MapAt: %v", err)
 	}
 	risk := false
-	for _, p := range problems(t, m) {
+	for _, p := range formatstest.Problems(t, m) {
 		risk = risk || p.Severity == formats.Risk && p.Offset == goldenL1 && p.Length == 512<<20
 	}
 	if !risk {
-		t.Errorf("%v", problems(t, m))
+		t.Errorf("%v", formatstest.Problems(t, m))
 	}
 }
 
@@ -225,11 +225,11 @@ func TestSubclusterDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			found := false
-			for _, p := range problems(t, m) {
+			for _, p := range formatstest.Problems(t, m) {
 				found = found || p.Severity == formats.Risk && strings.Contains(p.Text, c.says)
 			}
 			if !found {
-				t.Errorf("%v, want %q", problems(t, m), c.says)
+				t.Errorf("%v, want %q", formatstest.Problems(t, m), c.says)
 			}
 		})
 	}

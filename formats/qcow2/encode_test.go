@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"tarvm/formats"
 	"tarvm/formats/formatstest"
@@ -234,23 +233,6 @@ func (c encConstant) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-type encMapped struct {
-	Start, Length int64
-	Depth         int
-	Zero, Data    bool
-	Offset        *int64
-	Present       bool
-}
-
-func encMap(t *testing.T, path string) (all []encMapped) {
-	t.Helper()
-	out := formatstest.Run(t, filepath.Dir(path), "qemu-img", "map", "-f", "qcow2", "--output=json", path)
-	if err := json.Unmarshal(out, &all); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 // What qemu-img maps as data are the clusters that hold something.
 func TestEncodeMap(t *testing.T) {
 	p := formatstest.NewPattern(t, 5, 4<<20)
@@ -258,7 +240,7 @@ func TestEncodeMap(t *testing.T) {
 	for _, o := range []formats.EncodeOptions{{}, {Subformat: "v2"}, {Compression: "deflate"}, {Compression: "zstd"}} {
 		path := formatstest.Encode(t, qcow2.Format{}, "x", p, o)
 		file := encFile(t, path)
-		for _, x := range encMap(t, path) {
+		for _, x := range formatstest.QemuMap(t, "qcow2", path) {
 			for off := x.Start; off < x.Start+x.Length; off += unit {
 				want := p.Bytes[off:][:unit]
 				if x.Data == formats.IsZero(want) {
@@ -465,7 +447,7 @@ func TestEncodeSparse(t *testing.T) {
 			formatstest.QemuCheck(t, "qcow2", path)
 			var data int64
 			args := []string{"-r", "-f", "qcow2"}
-			for _, x := range encMap(t, path) {
+			for _, x := range formatstest.QemuMap(t, "qcow2", path) {
 				if !x.Data {
 					continue
 				}
@@ -563,18 +545,6 @@ func (o *encOutput) Truncate(size int64) error {
 	return nil
 }
 
-// settled waits until no more goroutines run than before.
-func encSettled(t *testing.T, before int) {
-	t.Helper()
-	for range 1000 {
-		if runtime.NumGoroutine() <= before {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
-}
-
 // Every write may fail: the error comes through, and nothing keeps running.
 func TestEncodeFailingOutput(t *testing.T) {
 	p := formatstest.NewPattern(t, 13, 6<<20)
@@ -597,7 +567,7 @@ func TestEncodeFailingOutput(t *testing.T) {
 			}
 		}
 	}
-	encSettled(t, before)
+	formatstest.NoneLeft(t, before)
 	out := encOutput{fail: 2, short: true}
 	err := qcow2.Format{}.Encode(context.Background(), formats.Outputs{Main: &out}, p, formats.EncodeOptions{})
 	if !errors.Is(err, io.ErrShortWrite) {
@@ -625,7 +595,7 @@ func TestEncodeCancelled(t *testing.T) {
 		}
 		cancel()
 	}
-	encSettled(t, before)
+	formatstest.NoneLeft(t, before)
 }
 
 // A disk that cannot be read is an error, and not a hole.

@@ -49,7 +49,7 @@ func TestChainsAgainstQemu(t *testing.T) {
 					m.Parent.Format != "qcow2"):
 					t.Errorf("parent %+v", m.Parent)
 				}
-				for _, p := range problems(t, m) {
+				for _, p := range formatstest.Problems(t, m) {
 					t.Errorf("%s: %v", p.Severity, p)
 				}
 				layers = append([]*formats.Image{m}, layers...)

@@ -2,7 +2,6 @@ package qcow2_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -67,24 +66,10 @@ func writes(seed uint64, n int, size, unit int64, compress bool) []string {
 	return list
 }
 
-// A qemuExtent is a line of `qemu-img map --output=json`.
-type qemuExtent struct {
-	Start, Length int64
-	Depth         int
-	Zero, Data    bool
-	Present       bool
-	Offset        *int64
-}
-
 // checkMap compares the extents of d with those that qemu-img lists.
 func checkMap(t *testing.T, d formats.Disk, path string) {
 	t.Helper()
-	var list []qemuExtent
-	out := formatstest.Run(t, filepath.Dir(path), "qemu-img", "map", "--output=json", "-f", "qcow2", path)
-	if err := json.Unmarshal(out, &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, q := range list {
+	for _, q := range formatstest.QemuMap(t, "qcow2", path) {
 		for e, err := range d.Extents(q.Start, q.Length) {
 			if err != nil {
 				t.Fatal(err)
@@ -116,20 +101,10 @@ func checkMap(t *testing.T, d formats.Disk, path string) {
 // check runs the image's own check, which must find nothing, and qemu's.
 func check(t testing.TB, m *formats.Image, path string) {
 	t.Helper()
-	for _, p := range problems(t, m) {
+	for _, p := range formatstest.Problems(t, m) {
 		t.Errorf("%s: %v", p.Severity, p)
 	}
 	formatstest.QemuCheck(t, "qcow2", path)
-}
-
-// problems returns what is wrong with an image.
-func problems(t testing.TB, m *formats.Image) []formats.Problem {
-	t.Helper()
-	list := append([]formats.Problem(nil), m.Problems...)
-	if err := m.Check(t.Context(), func(p formats.Problem) { list = append(list, p) }); err != nil {
-		t.Error(err)
-	}
-	return list
 }
 
 func fact(m *formats.Image, name string) string {

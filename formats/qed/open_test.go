@@ -17,15 +17,6 @@ import (
 	"tarvm/formats/qed"
 )
 
-func problems(t testing.TB, m *formats.Image) []formats.Problem {
-	t.Helper()
-	list := append([]formats.Problem(nil), m.Problems...)
-	if err := m.Check(t.Context(), func(p formats.Problem) { list = append(list, p) }); err != nil {
-		t.Error(err)
-	}
-	return list
-}
-
 // write has qemu-io write to a disk in all the ways that there are.
 func write(t *testing.T, path string, seed uint64, size int64) {
 	t.Helper()
@@ -102,7 +93,7 @@ func TestAgainstQemu(t *testing.T) {
 			d = formatstest.Disk(t, c, m)
 			formatstest.CheckDisk(t, d, formatstest.QemuRaw(t, "qed", child))
 			checkMap(t, d, child)
-			for _, p := range append(problems(t, m), problems(t, c)...) {
+			for _, p := range append(formatstest.Problems(t, m), formatstest.Problems(t, c)...) {
 				t.Errorf("%s: %v", p.Severity, p)
 			}
 			formatstest.QemuCheck(t, "qed", child)
@@ -135,8 +126,8 @@ func TestHugeAndNearlyEmpty(t *testing.T) {
 		}
 		off = e.End()
 	}
-	if data != 64<<10 || calls > 100 || len(problems(t, m)) > 0 {
-		t.Errorf("%d bytes of data, %d calls, %v", data, calls, problems(t, m))
+	if data != 64<<10 || calls > 100 || len(formatstest.Problems(t, m)) > 0 {
+		t.Errorf("%d bytes of data, %d calls, %v", data, calls, formatstest.Problems(t, m))
 	}
 }
 
@@ -178,11 +169,11 @@ func TestDamagedTables(t *testing.T) {
 				t.Fatal(err)
 			}
 			found := false
-			for _, p := range problems(t, m) {
+			for _, p := range formatstest.Problems(t, m) {
 				found = found || p.Severity == c.want && strings.Contains(p.Text, c.says)
 			}
 			if !found {
-				t.Errorf("%v, want %v: %s", problems(t, m), c.want, c.says)
+				t.Errorf("%v, want %v: %s", formatstest.Problems(t, m), c.want, c.says)
 			}
 		})
 	}

@@ -38,7 +38,7 @@ func TestEncode(t *testing.T) {
 				m := formatstest.OpenFile(t, vdi.Format{}, path)
 				d := formatstest.Disk(t, m)
 				formatstest.CheckDisk(t, d, rounded(p))
-				if list := check(t, m); len(list) > 0 {
+				if list := formatstest.ProblemTexts(t, m); len(list) > 0 {
 					t.Errorf("%q", list)
 				}
 				if !strings.HasPrefix(m.ID, idText+"/") || m.Parent != nil || m.Grid != 0 || m.Unit != 1<<20 {
@@ -47,7 +47,7 @@ func TestEncode(t *testing.T) {
 				formatstest.QemuCheck(t, "vdi", path)
 				formatstest.CheckDisk(t, d, formatstest.QemuRaw(t, "vdi", path))
 				if size > 0 {
-					sameMap(t, d, path)
+					formatstest.CheckMap(t, d, "vdi", path)
 					formatstest.CheckDisk(t, d, formatstest.SevenZipRaw(t, path))
 				}
 			})
@@ -68,7 +68,7 @@ func TestEncodeUnits(t *testing.T) {
 			}
 			m := open(t, b)
 			formatstest.CheckDisk(t, formatstest.Disk(t, m), p.Source())
-			if list := check(t, m); len(list) > 0 || m.Unit != unit {
+			if list := formatstest.ProblemTexts(t, m); len(list) > 0 || m.Unit != unit {
 				t.Errorf("%+v: %q", m, list)
 			}
 			if got := read(t, b, nil); !bytes.Equal(got, p.Bytes) {
@@ -131,7 +131,7 @@ func TestEncodeDifferencing(t *testing.T) {
 			path := formatstest.Encode(t, vdi.Format{}, "child.vdi", q, o)
 			m := formatstest.OpenFile(t, vdi.Format{}, path)
 			formatstest.CheckDisk(t, formatstest.Disk(t, m, parent), q.Source())
-			if list := check(t, m); len(list) > 0 {
+			if list := formatstest.ProblemTexts(t, m); len(list) > 0 {
 				t.Errorf("%q", list)
 			}
 			if m.Subformat != "differencing" || m.Parent == nil || m.Parent.ID != parent.ID {

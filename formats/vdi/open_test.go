@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,47 +28,6 @@ func open(t testing.TB, b []byte) *formats.Image {
 		t.Fatal(err)
 	}
 	return m
-}
-
-// check returns what is wrong in m, the header's problems first.
-func check(t testing.TB, m *formats.Image) []string {
-	t.Helper()
-	var list []string
-	add := func(p formats.Problem) { list = append(list, p.Severity.String()+": "+p.String()) }
-	for _, p := range m.Problems {
-		add(p)
-	}
-	if err := m.Check(context.Background(), add); err != nil {
-		t.Fatal(err)
-	}
-	return list
-}
-
-// sameMap compares the extents of d with those that qemu-img finds in the file.
-func sameMap(t testing.TB, d formats.Disk, path string) {
-	t.Helper()
-	var list []struct {
-		Start, Length int64
-		Data, Zero    bool
-		Offset        *int64
-	}
-	out := formatstest.Run(t, ".", "qemu-img", "map", "-f", "vdi", "--output=json", path)
-	if err := json.Unmarshal(out, &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, q := range list {
-		for e, err := range d.Extents(q.Start, q.Length) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if q.Offset != nil && (e.Kind != formats.Data || e.Host != *q.Offset+e.Offset-q.Start) {
-				t.Errorf("%+v; qemu has data at 0x%x of the file for 0x%x", e, *q.Offset, q.Start)
-			}
-			if q.Offset == nil && e.Kind == formats.Data {
-				t.Errorf("%+v; qemu has no data there: %+v", e, q)
-			}
-		}
-	}
 }
 
 func TestWhatQemuWrites(t *testing.T) {
@@ -98,8 +56,8 @@ func TestWhatQemuWrites(t *testing.T) {
 			m := formatstest.OpenFile(t, vdi.Format{}, path)
 			d := formatstest.Disk(t, m)
 			formatstest.CheckDisk(t, d, formatstest.QemuRaw(t, "vdi", path))
-			sameMap(t, d, path)
-			if list := check(t, m); len(list) > 0 {
+			formatstest.CheckMap(t, d, "vdi", path)
+			if list := formatstest.ProblemTexts(t, m); len(list) > 0 {
 				t.Errorf("%q", list)
 			}
 			if m.Parent != nil || len(m.ID) != 73 {
@@ -225,7 +183,7 @@ func TestLayouts(t *testing.T) {
 			if len(b) < 100000 {
 				formatstest.CheckTruncated(t, vdi.Format{}, b)
 			}
-			if list := check(t, open(t, b)); len(list) > 0 && name != "one map page full" {
+			if list := formatstest.ProblemTexts(t, open(t, b)); len(list) > 0 && name != "one map page full" {
 				t.Errorf("%q", list)
 			}
 		})
@@ -248,7 +206,7 @@ func TestChild(t *testing.T) {
 		copy(want[5*4096:], parent.disk()[5*4096:])
 		d := formatstest.Disk(t, c, p)
 		formatstest.CheckDisk(t, d, bytes.NewReader(want))
-		if list := check(t, c); len(list) > 0 {
+		if list := formatstest.ProblemTexts(t, c); len(list) > 0 {
 			t.Errorf("%q", list)
 		}
 		if _, err := formatstest.Disk(t, c).ReadAt(make([]byte, 1), 0); !errors.Is(err, formats.ErrNoParent) {
@@ -353,7 +311,7 @@ func TestProblems(t *testing.T) {
 			case c.read != "" && (!errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), c.read)):
 				t.Errorf("%v, want %q", err, c.read)
 			}
-			got := check(t, open(t, b))
+			got := formatstest.ProblemTexts(t, open(t, b))
 			if len(got) != len(c.check) {
 				t.Fatalf("%q, want %q", got, c.check)
 			}
@@ -395,7 +353,7 @@ func TestCheckLikeQemu(t *testing.T) {
 			t.Fatal(err)
 		}
 		out := string(formatstest.Run(t, ".", "sh", "-c", "qemu-img check -f vdi "+path+" 2>&1 || true"))
-		if clean, want := len(check(t, open(t, b))) == 0, strings.Contains(out, "No errors"); clean != want {
+		if clean, want := len(formatstest.ProblemTexts(t, open(t, b))) == 0, strings.Contains(out, "No errors"); clean != want {
 			t.Errorf("%s: clean: %t, qemu says %s", name, clean, out)
 		}
 		formatstest.CheckDisk(t, formatstest.Disk(t, open(t, b)), formatstest.QemuRaw(t, "vdi", path))
@@ -494,7 +452,7 @@ func TestHuge(t *testing.T) {
 	if h.read > h.end+1<<20 {
 		t.Errorf("read %d bytes for a map of %d", h.read, h.end)
 	}
-	if list := check(t, m); len(list) > 0 {
+	if list := formatstest.ProblemTexts(t, m); len(list) > 0 {
 		t.Errorf("%q", list)
 	}
 }
@@ -513,7 +471,7 @@ func TestCheckIsCancelled(t *testing.T) {
 func TestManyProblems(t *testing.T) {
 	m := open(t, built{kind: 1, size: 2000 * 512, block: 512, entries: slices.Repeat([]uint32{0, 7}, 1000),
 		slots: 1}.bytes())
-	list := check(t, m)
+	list := formatstest.ProblemTexts(t, m)
 	if len(list) != 100+100+1+1+1 || !strings.Contains(strings.Join(list, "\n"), fmt.Sprintf("%d blocks are used twice",
 		999)) {
 		t.Errorf("%d: %q", len(list), list[max(0, len(list)-4):])

@@ -737,18 +737,6 @@ func (f *file) Truncate(size int64) error {
 	return nil
 }
 
-// noneLeft checks that the goroutines begun since there were n are gone.
-func noneLeft(t *testing.T, n int) {
-	t.Helper()
-	for range 10000 {
-		if runtime.NumGoroutine() <= n {
-			return
-		}
-		runtime.Gosched() // they are done, and on their way out
-	}
-	t.Errorf("%d goroutines, there were %d", runtime.NumGoroutine(), n)
-}
-
 // Each failure of an output is the error of the whole, and ends it.
 func TestEncodeOutputFails(t *testing.T) {
 	p := formatstest.NewPattern(t, 12, 3<<20)
@@ -769,7 +757,7 @@ func TestEncodeOutputFails(t *testing.T) {
 			}
 		}
 	}
-	noneLeft(t, before)
+	formatstest.NoneLeft(t, before)
 }
 
 func TestEncodeCancel(t *testing.T) {
@@ -802,7 +790,7 @@ func TestEncodeCancel(t *testing.T) {
 			cancel(nil)
 		}
 	}
-	noneLeft(t, before)
+	formatstest.NoneLeft(t, before)
 }
 
 // badDisk fails to read.
