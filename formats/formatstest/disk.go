@@ -347,19 +347,32 @@ func Encode(t testing.TB, enc formats.Encoder, name string, d formats.Disk, o fo
 	return filepath.Join(dirs[0], name)
 }
 
+// qemuImg runs qemu-img in the directory of the image at path, which is what the
+// argument IMAGE stands for: names in an image may be relative to the directory
+// that a program runs in.
+func qemuImg(t testing.TB, path string, args ...string) []byte {
+	t.Helper()
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args[slices.Index(args, "IMAGE")] = abs
+	return Run(t, filepath.Dir(abs), "qemu-img", args...)
+}
+
 // QemuRaw returns what qemu-img reads in the image at path, of a format in qemu's
 // words.
 func QemuRaw(t testing.TB, format, path string) formats.Source {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "raw")
-	Run(t, ".", "qemu-img", "convert", "-f", format, "-O", "raw", path, raw)
+	qemuImg(t, path, "convert", "-f", format, "-O", "raw", "IMAGE", raw)
 	return openRaw(t, raw)
 }
 
 // QemuCheck demands that qemu-img finds neither an error nor a leak.
 func QemuCheck(t testing.TB, format, path string) {
 	t.Helper()
-	Run(t, ".", "qemu-img", "check", "-f", format, path)
+	qemuImg(t, path, "check", "-f", format, "IMAGE")
 }
 
 // CheckOpen opens the image b, which may be hostile, reads its map and some of
@@ -564,7 +577,7 @@ type QemuRun struct {
 // QemuMap returns the runs that qemu-img maps in the image at path.
 func QemuMap(t testing.TB, format, path string) (list []QemuRun) {
 	t.Helper()
-	out := Run(t, ".", "qemu-img", "map", "-f", format, "--output=json", path)
+	out := qemuImg(t, path, "map", "-f", format, "--output=json", "IMAGE")
 	if err := json.Unmarshal(out, &list); err != nil {
 		t.Fatal(err)
 	}
