@@ -1,6 +1,11 @@
 // Package formats holds what all virtual disk formats share: the Source that
 // every parser reads, the errors it returns, the Header that recognition
-// yields, and the types of the guest's view (Extent, Mapper, Disk).
+// yields, the Image that is an open one, the types of the guest's view (Extent,
+// Mapper, Disk), and what writes disks (Encoder, Units).
+//
+// A [Format] only says where the guest's bytes lie, as an [Image]; [NewDisk]
+// makes the guest's view of an image and its parents, for all formats. Package
+// layers finds the parents.
 //
 // Recognition goes by content, never by a file's name: [Probe] asks each
 // [Format] of a list in turn. Raw is not recognised by content; that a file

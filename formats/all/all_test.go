@@ -2,12 +2,15 @@ package all_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -316,4 +319,64 @@ func FuzzProbe(f *testing.F) {
 			t.Errorf("%d claims, Probe says %+v, %v", claimed, h, err)
 		}
 	})
+}
+
+// Every image of the corpus has the content that its index says, and its check finds nothing that endangers it.
+func TestCorpusContents(t *testing.T) {
+	dir := filepath.Join("..", "..", "..", "shared", "corpus", "images")
+	read := 0
+	for _, s := range formatstest.Corpus(t, dir, 150<<20) {
+		if s.NonZero == "" || strings.HasPrefix(s.Notes, "MALFORMED") {
+			continue
+		}
+		h, err := formats.Probe(bytes.NewReader(s.Bytes), all.Disks())
+		if err != nil {
+			continue // of no format of ours
+		}
+		t.Run(s.Path, func(t *testing.T) {
+			i := slices.IndexFunc(all.Disks(), func(f formats.Format) bool { return f.Name() == h.Format })
+			m, err := all.Disks()[i].Open(bytes.NewReader(s.Bytes), formats.OpenOptions{Find: func(name string) (formats.Source, error) {
+				return open(t, filepath.Join(dir, filepath.Dir(s.Path), filepath.Base(name))), nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Parent != nil {
+				t.Skip("its parent is not in the corpus")
+			}
+			for _, p := range formatstest.Problems(t, m) {
+				if p.Severity == formats.Risk {
+					t.Errorf("%v", p)
+				}
+			}
+			d := formatstest.Disk(t, m)
+			sum, buf, last := sha256.New(), make([]byte, chunk), int64(-1)
+			for e, err := range d.Extents(0, d.Size()) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e.Kind == formats.Zero || e.Kind == formats.Hole {
+					continue
+				}
+				for k := max(last+1, e.Offset/chunk); k*chunk < e.End(); k++ {
+					b := buf[:min(chunk, d.Size()-k*chunk)]
+					if n, err := d.ReadAt(b, k*chunk); n < len(b) {
+						t.Fatalf("at %d: %v", k*chunk, err)
+					}
+					last = k
+					if !formats.IsZero(b) {
+						sum.Write(binary.LittleEndian.AppendUint64(nil, uint64(k)))
+						sum.Write(b)
+					}
+				}
+			}
+			if got := fmt.Sprintf("%x", sum.Sum(nil)); got != s.NonZero {
+				t.Errorf("content %s, want %s", got, s.NonZero)
+			}
+			read++
+		})
+	}
+	if read < 15 {
+		t.Errorf("only %d images were read: the corpus is not what it was", read)
+	}
 }

@@ -305,7 +305,7 @@ func Encode(t testing.TB, enc formats.Encoder, name string, d formats.Disk, o fo
 			}
 			last = done
 		}
-		create := func(name string) (formats.Output, error) {
+		create := func(name string) (*os.File, error) {
 			f, err := os.OpenFile(filepath.Join(dirs[i], name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 			if err == nil {
 				t.Cleanup(func() { f.Close() })
@@ -316,9 +316,9 @@ func Encode(t testing.TB, enc formats.Encoder, name string, d formats.Disk, o fo
 		if err != nil {
 			t.Fatal(err)
 		}
-		out := formats.Outputs{Main: f, Name: name, Create: create}
+		out := formats.Outputs{Main: f, Name: name, Create: func(name string) (formats.Output, error) { return create(name) }}
 		if i == 1 && enc.Streams(&o) {
-			out.Main, out.Create = formats.NewStream(f.(io.Writer)), nil
+			out.Main, out.Create = formats.NewStream(f), nil
 		}
 		if err := enc.Encode(context.Background(), out, d, o); err != nil {
 			t.Fatalf("%d workers: %v", workers, err)

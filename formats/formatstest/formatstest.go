@@ -281,6 +281,10 @@ type Sample struct {
 	VirtualSize int64  // as qemu reports; 0 for "?"
 	Notes       string
 	Bytes       []byte // decompressed
+	// NonZero is the hexadecimal SHA-256 of what the guest sees: over each block
+	// of 64 KiB that is not all zero, after its index as a little-endian u64.
+	// Empty: not known.
+	NonZero string
 }
 
 // Corpus returns the images below dir, a folder of collected images with an
@@ -333,7 +337,7 @@ func Corpus(t testing.TB, dir string, limit int64) []Sample {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, Sample{get("path"), get("format"), number("virtual_size"), get("notes"), b})
+		all = append(all, Sample{get("path"), get("format"), number("virtual_size"), get("notes"), b, get("sha256_nz64k")})
 	}
 	return all
 }
