@@ -115,10 +115,10 @@ type reader struct {
 	at  int64 // where the reader is
 	set map[*string]bool
 
-	version, size, padding, engine, uid, name, top string
-	storages                                       []*rawStorage
-	shots                                          []*shot
-	images                                         int
+	size, padding, engine, uid, name, top string
+	storages                              []*rawStorage
+	shots                                 []*shot
+	images                                int
 }
 
 type rawStorage struct {

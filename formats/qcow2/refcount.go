@@ -92,14 +92,6 @@ func (u *uses) page(cluster int64) (*usePage, int) {
 	return p, k
 }
 
-// count returns how often a cluster is used.
-func (u *uses) count(cluster int64) uint64 {
-	if p := u.pages[cluster/usePageLen]; p != nil {
-		return p.get(int(cluster % usePageLen))
-	}
-	return 0
-}
-
 // perBlock is how many refcounts a block has.
 func (im *image) perBlock() int64 { return im.unit * 8 >> im.refOrder }
 

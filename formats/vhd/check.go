@@ -3,6 +3,7 @@ package vhd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -178,7 +179,7 @@ func overlap(i, at int64, with slot) string {
 
 // got is what an error of place found.
 func got(err error) string {
-	if fe, ok := err.(*formats.FormatError); ok {
+	if fe := (*formats.FormatError)(nil); errors.As(err, &fe) {
 		return fe.Got
 	}
 	return err.Error()

@@ -112,7 +112,7 @@ func unpack(t *testing.T, path string) string {
 		t.Skip(err)
 	}
 	defer f.Close()
-	var r io.Reader = bzip2.NewReader(f)
+	r := bzip2.NewReader(f)
 	if filepath.Ext(path) == ".gz" {
 		if r, err = gzip.NewReader(f); err != nil {
 			t.Fatal(err)
