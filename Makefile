@@ -26,7 +26,7 @@ test: go tools ## run all tests; RACE=1 with the race detector, TARVM_REQUIRE_TO
 race: ## run all tests with the race detector (needs a C compiler)
 	@$(MAKE) --no-print-directory test RACE=1
 
-fuzz: go ## run every fuzz target for FUZZTIME (10s), five minutes in all
+fuzz: go ## run every fuzz target for FUZZTIME (10s), some three minutes in all
 	GO=$(GO) FUZZTIME=$(FUZZTIME) .ci/fuzz
 
 lint: go ## go vet, gofmt, staticcheck, golangci-lint, govulncheck; fetches them once

@@ -227,6 +227,7 @@ func open(t *testing.T, path string) formats.Source {
 
 // Every image of the corpus is recognised as what its index says, or refused.
 func TestCorpus(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	dir := filepath.Join("..", "..", "..", "shared", "corpus", "images")
 	recognised, refused := 0, 0
 	for _, s := range formatstest.Corpus(t, dir, 150<<20) {
@@ -323,6 +324,7 @@ func FuzzProbe(f *testing.F) {
 
 // Every image of the corpus has the content that its index says, and its check finds nothing that endangers it.
 func TestCorpusContents(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	dir := filepath.Join("..", "..", "..", "shared", "corpus", "images")
 	read := 0
 	for _, s := range formatstest.Corpus(t, dir, 150<<20) {

@@ -290,6 +290,7 @@ func TestCompressedAtTheEnd(t *testing.T) {
 
 // Any bit of the header, of the tables' first entries, and of the refcounts.
 func TestFlippedBits(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	t.Parallel()
 	for _, name := range []string{"v3.qcow2", "child.qcow2"} {
 		golden := formatstest.Golden(t, name)

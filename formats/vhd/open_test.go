@@ -449,6 +449,7 @@ func TestFacts(t *testing.T) {
 
 // One footer of two may be damaged anywhere; the header has one copy only.
 func TestEachBitOfTheStructures(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	t.Parallel()
 	l := layout{kind: 4, size: 6 * 4096, unit: 4096, order: []int{4, 1}, data: random(6, 6*4096), parentID: childID,
 		relative: `.\base.vhd`, used: func(s int64) bool { return s%3 == 0 }}

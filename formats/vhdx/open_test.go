@@ -279,6 +279,7 @@ func TestDifferencing(t *testing.T) {
 
 // Each bit of headers, region tables and metadata flipped in turn.
 func TestBitFlips(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	b := (&disk{size: 4*mib + 512, block: mib, flags: 2, locator: []string{"relative_path", "p", "parent_linkage", "{x}"},
 		blocks: map[int64]block{0: {state: 7, data: noise(1, 4096), sectors: []int64{1, 2}}, 3: {state: 6}}}).make()
 	flip := func(from, n int64, seal bool) {

@@ -329,6 +329,7 @@ func hostile(t testing.TB) [][]byte {
 
 // Each bit of the headers, directories and tables flipped, one at a time.
 func TestBitFlips(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	for n, b := range hostile(t) {
 		var places []int
 		add := func(from, to int) {
