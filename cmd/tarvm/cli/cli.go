@@ -118,7 +118,7 @@ incremental archives that hold the changed blocks of its disks. It restores any 
   tarvm unpack tuesday.tar.zst -C vm                              Tuesday's state
 
 ` + exitText(),
-		Args:                       p.noVerb,
+		Args:                       noVerb,
 		SilenceErrors:              true,
 		SuggestionsMinimumDistance: 2,
 		SilenceUsage:               true,
@@ -146,7 +146,7 @@ incremental archives that hold the changed blocks of its disks. It restores any 
 }
 
 // noVerb is called with what stands where a verb should.
-func (p *program) noVerb(cmd *cobra.Command, args []string) error {
+func noVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
@@ -154,7 +154,7 @@ func (p *program) noVerb(cmd *cobra.Command, args []string) error {
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 		return hint(usage(err), "did you mean %s?", strings.Join(s, " or "))
 	}
-	return hint(usage(err), "tarvm --help lists the commands")
+	return hint(usage(err), "%s --help lists the commands", cmd.CommandPath())
 }
 
 func exitText() string {

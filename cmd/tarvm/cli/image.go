@@ -285,7 +285,8 @@ func (p *program) imageCommand() *cobra.Command {
 		Long: `Reads the disks of all hypervisors: raw, VMDK, QCOW2, QED, VDI, VHD, VHDX and Parallels, with the files and parents on
 which they build. Nothing is ever written to an image that is read.
 ` + imageHelp,
-		Args: p.noVerb,
+		Args:                       noVerb,
+		SuggestionsMinimumDistance: 2,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SetOut(p.stderr)
 			if err := cmd.Help(); err != nil {
