@@ -112,6 +112,9 @@ func (c *checker) damage(err error, guest, length int64) error {
 func (c *checker) use(off, n int64, as role, times uint64, what string) bool {
 	alone := true
 	unit := c.im.unit
+	if off < 0 || n <= 0 {
+		return alone // where nothing is, a header may say anything
+	}
 	for at := off &^ (unit - 1); at < off+n && at < c.im.m.Size(); at += unit {
 		p, k := c.uses.page(at >> c.im.clusterBits)
 		if p == nil {
