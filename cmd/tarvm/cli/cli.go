@@ -124,14 +124,8 @@ incremental archives that hold the changed blocks of its disks. It restores any 
 		SilenceUsage:               true,
 		Version:                    version(),
 		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(p.stderr)
-			if err := cmd.Help(); err != nil {
-				return err
-			}
-			return usage(errors.New("no command given"))
-		},
-		PersistentPreRunE: func(*cobra.Command, []string) error { return p.bar.setMode(p.barMode, p.quiet) },
+		RunE:                       p.onlyHelp,
+		PersistentPreRunE:          func(*cobra.Command, []string) error { return p.bar.setMode(p.barMode, p.quiet) },
 	}
 	root.SetVersionTemplate("tarvm {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
@@ -143,6 +137,15 @@ incremental archives that hold the changed blocks of its disks. It restores any 
 		p.diffCommand(), p.imageCommand(), p.completionCommand(), p.versionCommand(), p.docsCommand())
 	fixed(root, "progress", "auto", "plain", "json", "none")
 	return root
+}
+
+// onlyHelp is what a command does that has only others below it.
+func (p *program) onlyHelp(cmd *cobra.Command, _ []string) error {
+	cmd.SetOut(p.stderr)
+	if err := cmd.Help(); err != nil {
+		return err
+	}
+	return usage(errors.New("no command given"))
 }
 
 // noVerb is called with what stands where a verb should.

@@ -287,13 +287,7 @@ which they build. Nothing is ever written to an image that is read.
 ` + imageHelp,
 		Args:                       noVerb,
 		SuggestionsMinimumDistance: 2,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(p.stderr)
-			if err := cmd.Help(); err != nil {
-				return err
-			}
-			return usage(errors.New("no command given"))
-		},
+		RunE:                       p.onlyHelp,
 	}
 	cmd.AddCommand(p.imageInfoCommand(), p.imageMapCommand(), p.imageCheckCommand(), p.imageCompareCommand(), p.imageConvertCommand(), p.imageIDCommand())
 	return cmd
