@@ -117,20 +117,12 @@ func (f *file) MapAt(off int64) (formats.Extent, error) {
 // run returns entry k of the table, and how many from k on make one run: they
 // are all 0, or follow each other in the file.
 func (f *file) run(k int64) (v uint32, n int64, err error) {
-	first, b, err := f.table.Page(k)
-	if err != nil {
-		return 0, 0, err
-	}
-	b = b[4*(k-first):]
-	le := binary.LittleEndian
-	v = le.Uint32(b)
-	end, step := len(b)/4, uint64(0)
-	if v != 0 {
-		step = uint64(f.unit / f.place)
-	}
-	i := 1
-	for i < end && uint64(le.Uint32(b[4*i:])) == uint64(v)+uint64(i)*step {
-		i++
-	}
-	return v, int64(i), nil
+	step := uint64(f.unit / f.place)
+	first, n, err := f.table.Run(k, f.table.Count-k, func(v, entry uint64, i int64) bool {
+		if v == 0 {
+			return entry == 0
+		}
+		return entry == v+uint64(i)*step
+	})
+	return uint32(first), n, err
 }

@@ -150,26 +150,13 @@ func (m *mapper) MapAt(off int64) (formats.Extent, error) {
 // run returns entry k of the map, and how many from k on make one run: they are
 // the same, or follow each other in the file.
 func (m *image) run(k int64) (v uint32, n int64, err error) {
-	first, b, err := m.entries.Page(k)
-	if err != nil {
-		return 0, 0, err
-	}
-	b = b[4*(k-first):]
-	le := binary.LittleEndian
-	v = le.Uint32(b)
-	end := len(b) / 4
-	i := 1
-	switch {
-	case v >= entryZero:
-		for i < end && le.Uint32(b[4*i:]) == v {
-			i++
+	first, n, err := m.entries.Run(k, m.entries.Count-k, func(v, entry uint64, i int64) bool {
+		if v >= entryZero {
+			return entry == v
 		}
-	case m.extra == 0:
-		for i < end && uint64(v)+uint64(i) < entryZero && le.Uint32(b[4*i:]) == v+uint32(i) {
-			i++
-		}
-	}
-	return v, int64(i), nil
+		return m.extra == 0 && entry < entryZero && entry == v+uint64(i)
+	})
+	return uint32(first), n, err
 }
 
 // place returns the file offset of block v's data, and how many bytes from there
