@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	maxDepth    = 200     // of elements; seen: 14
+	maxDepth    = 700     // of elements: VirtualBox nests up to 300 media, and 250 snapshots two levels each
 	maxElements = 500_000 // in one document; seen: 30,000, in an envelope with 900 properties
 	maxAttrs    = 1000    // of one element; seen: 20
 )
@@ -87,13 +87,15 @@ func Root(head []byte) (name, space string) {
 	}
 }
 
-// Write returns the document as UTF-8 text.
+// Write returns the document as UTF-8 text. Line ends and tabs in attributes are written as references, because a reader
+// would take them for spaces.
 func Write(doc *etree.Document) ([]byte, error) {
 	for _, t := range doc.Child {
 		if p, ok := t.(*etree.ProcInst); ok && p.Target == "xml" {
 			p.Inst = `version="1.0" encoding="UTF-8"`
 		}
 	}
+	doc.WriteSettings.CanonicalAttrVal, doc.WriteSettings.CanonicalText = true, true
 	return doc.WriteToBytes()
 }
 
