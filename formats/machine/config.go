@@ -27,9 +27,6 @@ type EncodeOptions struct {
 	// Version of the virtual hardware in the form's words (vmx-19, pc-q35-7.2); empty: the machine's own if it is one of
 	// the form's, else one that most installations know.
 	Version string
-	// Fresh: the disks were written anew, with what they hold now. What the configuration says of earlier states and of
-	// a saved memory, which are not there any more, is left out, and is a loss.
-	Fresh bool
 }
 
 // A Loss is something that a machine has and a form cannot express, or not as it was.

@@ -376,7 +376,9 @@ type Share struct {
 
 // An Other is a device, or something like one, that this model only names.
 type Other struct {
-	Kind   string `json:"kind"`           // hostdev, watchdog, rng, vsock, balloon, panic, filesystem, property, ...
+	// Kind: hostdev, watchdog, rng, vsock, balloon, panic, filesystem and the like; saved-state for the memory of a machine
+	// that is suspended, and snapshot for each earlier state that the configuration keeps.
+	Kind   string `json:"kind"`
 	Name   string `json:"name,omitempty"` // what tells it from others
 	Origin Origin `json:"-"`
 }

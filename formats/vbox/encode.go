@@ -1194,6 +1194,37 @@ func (w *writer) shares() {
 	}
 }
 
+// forgetSnapshots removes all snapshots, and the images that only they have.
+func (w *writer) forgetSnapshots() {
+	for _, e := range children(w.mach, "Snapshot") {
+		remove(e)
+	}
+	dropAttr(w.mach, "currentSnapshot")
+	dropAttr(w.mach, "currentStateModified")
+	var used func(e *etree.Element) bool
+	used = func(e *etree.Element) bool {
+		if s, ok := attr(e, "uuid"); ok {
+			if u, ok := parseUUID(s); ok {
+				if _, ok := w.written[u]; ok {
+					return true
+				}
+			}
+		}
+		return slices.ContainsFunc(e.ChildElements(), used)
+	}
+	reg := child(w.mach, "MediaRegistry")
+	if reg == nil {
+		return
+	}
+	for _, list := range reg.ChildElements() {
+		for _, e := range list.ChildElements() {
+			if !used(e) {
+				remove(e)
+			}
+		}
+	}
+}
+
 func (w *writer) others() {
 	kept := map[machine.Origin]int{}
 	for _, o := range w.m.Others {
@@ -1203,6 +1234,7 @@ func (w *writer) others() {
 		}
 		kept[o.Origin]++
 	}
+	none := !slices.ContainsFunc(w.m.Others, func(o machine.Other) bool { return o.Kind == "snapshot" })
 	for _, o := range w.old.Others {
 		if kept[o.Origin]--; kept[o.Origin] >= 0 {
 			continue
@@ -1210,7 +1242,11 @@ func (w *writer) others() {
 		e := w.twin[w.f.of(o.Origin)]
 		switch o.Kind {
 		case "snapshot":
-			w.lose("snapshot "+o.Name, "stays")
+			if none {
+				w.forgetSnapshots()
+			} else {
+				w.lose("snapshot "+o.Name, "stays")
+			}
 		case "saved-state":
 			dropAttr(e, "stateFile")
 		case "smartcard":

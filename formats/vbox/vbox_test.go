@@ -534,15 +534,16 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// TestSnapshots: they stay when the current state changes, with their images.
+// TestSnapshots: they stay when the current state changes, with their images, and go together, with these.
 func TestSnapshots(t *testing.T) {
 	b := bytes.Replace(goldens(t)["snap"], []byte(` currentSnapshot=`), []byte(` currentStateModified="false" currentSnapshot=`), 1)
 	m := machinetest.Decode(t, Form{}, b)
 	m.Memory.Bytes = 1 << 30
 	m.Drives = m.Drives[1:]
-	m.Others = nil
+	others := m.Others
+	m.Others = slices.DeleteFunc(slices.Clone(others), func(o machine.Other) bool { return o.Name == "brother" })
 	out, losses := machinetest.Encode(t, Form{}, m, machine.EncodeOptions{})
-	if len(losses) != 3 || losses[2].String() != "snapshot brother: stays" {
+	if len(losses) != 1 || losses[0].String() != "snapshot brother: stays" {
 		t.Error(losses)
 	}
 	snap := func(b []byte) string {
@@ -557,6 +558,23 @@ func TestSnapshots(t *testing.T) {
 	}
 	if strings.Contains(string(out), "7be23155-b382-4947-b7da-89e0862227e3") || !strings.Contains(string(out), "1ccf080d-ae81-4d00-8ad8-fe701b948947") {
 		t.Errorf("images:\n%s", out)
+	}
+
+	m = machinetest.Decode(t, Form{}, b)
+	m.Others = nil
+	m.Drives = slices.DeleteFunc(m.Drives, func(d machine.Drive) bool { return d.Kind != machine.Disk })[:1]
+	m.Drives[0].Media = machine.Media{Path: "new.vdi", Format: "vdi", UUID: "11111111-2222-4333-8444-555555555555"}
+	out, losses = machinetest.Encode(t, Form{}, m, machine.EncodeOptions{})
+	if len(losses) != 0 {
+		t.Error(losses)
+	}
+	for _, gone := range []string{"<Snapshot ", "currentSnapshot=", "1ccf080d-ae81-4d00-8ad8-fe701b948947"} {
+		if strings.Contains(string(out), gone) {
+			t.Errorf("%s is still there:\n%s", gone, out)
+		}
+	}
+	if n := strings.Count(string(out), "<HardDisk "); n != 1 {
+		t.Errorf("%d images in the registry", n)
 	}
 }
 

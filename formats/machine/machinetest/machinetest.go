@@ -117,8 +117,8 @@ func CheckRoundTrip(t testing.TB, c machine.Config, b []byte) []byte {
 	return out
 }
 
-// CheckFresh encodes what b says without its Origins, as it comes from another form, and decodes that: what is then not
-// the same must be named by a loss; what is left is returned for the caller to judge.
+// CheckFresh encodes what b says without its Origins, as it comes from another form, and decodes that. It returns what was
+// written, and how the machines differ, which the caller compares with the losses.
 func CheckFresh(t testing.TB, c machine.Config, b []byte) (out []byte, differences []string) {
 	t.Helper()
 	m := Strip(Decode(t, c, b))
