@@ -19,8 +19,8 @@ var (
 	ErrSyntax = errors.New("invalid OVF")
 	// ErrDigest: a file does not have the digest that the manifest gives.
 	ErrDigest = errors.New("file does not have its digest")
-	// ErrUnsupported: a digest algorithm that is not known.
-	ErrUnsupported = errors.New("unsupported digest algorithm")
+	// ErrUnsupported: valid or possibly valid, but not known here.
+	ErrUnsupported = errors.New("not supported")
 	// ErrUnsafe: a name that leads out of the package.
 	ErrUnsafe = errors.New("unsafe name")
 )
@@ -95,6 +95,18 @@ func ReadDigests(r io.Reader) ([]Digest, error) {
 }
 
 func parseDigest(line string) (Digest, error) {
+	d, err := splitDigest(line)
+	if err != nil {
+		return Digest{}, err
+	}
+	if h := d.Algorithm.New(); h != nil && h.Size() != len(d.Sum) {
+		return Digest{}, fmt.Errorf("digest of %.60q has %d bytes, %s has %d", d.Name, len(d.Sum), d.Algorithm, h.Size())
+	}
+	return d, nil
+}
+
+// splitDigest splits a line, whatever the number of its digits.
+func splitDigest(line string) (Digest, error) {
 	// A name may hold parentheses and equals signs, a digest none: the last ")" that an "=" follows ends the name.
 	open := strings.IndexByte(line, '(')
 	eq := strings.LastIndexByte(line, '=')
@@ -110,11 +122,7 @@ func parseDigest(line string) (Digest, error) {
 	if err != nil || len(sum) == 0 {
 		return Digest{}, fmt.Errorf("digest of %.60q is not hexadecimal", name)
 	}
-	d := Digest{Algorithm: algorithm(strings.TrimSpace(line[:open])), Name: name, Sum: sum}
-	if h := d.Algorithm.New(); h != nil && h.Size() != len(sum) {
-		return Digest{}, fmt.Errorf("digest of %.60q has %d bytes, %s has %d", name, len(sum), d.Algorithm, h.Size())
-	}
-	return d, nil
+	return Digest{Algorithm: algorithm(strings.TrimSpace(line[:open])), Name: name, Sum: sum}, nil
 }
 
 func algorithm(s string) Algorithm {
@@ -133,17 +141,32 @@ func AppendDigest(b []byte, d Digest) []byte {
 	return fmt.Appendf(b, "%s(%s)= %x\n", d.Algorithm, d.Name, d.Sum)
 }
 
-// Verify compares the content of r with d. Errors wrap ErrDigest or ErrUnsupported, or are the reader's.
+// A DigestError says that a file is not what the manifest says. It is ErrDigest.
+type DigestError struct {
+	Name      string // of the file
+	Algorithm Algorithm
+	Want, Got []byte // the manifest's digest, and the file's
+}
+
+// Error gives the form "disk.vmdk: file does not have its digest: SHA256 is 00ff, the manifest says 01fe".
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("%s: %s: %s is %x, the manifest says %x", e.Name, ErrDigest, e.Algorithm, e.Got, e.Want)
+}
+
+// Unwrap returns ErrDigest.
+func (e *DigestError) Unwrap() error { return ErrDigest }
+
+// Verify compares the content of r with d. Errors are *DigestError, wrap ErrUnsupported, or are the reader's.
 func (d Digest) Verify(r io.Reader) error {
 	h := d.Algorithm.New()
 	if h == nil {
-		return fmt.Errorf("%s: %w %q", d.Name, ErrUnsupported, d.Algorithm)
+		return fmt.Errorf("%s: digest %.40q: %w", d.Name, d.Algorithm, ErrUnsupported)
 	}
 	if _, err := io.Copy(h, r); err != nil {
 		return fmt.Errorf("%s: %w", d.Name, err)
 	}
 	if got := h.Sum(nil); string(got) != string(d.Sum) {
-		return fmt.Errorf("%s: %w: %s is %x, the manifest says %x", d.Name, ErrDigest, d.Algorithm, got, d.Sum)
+		return &DigestError{Name: d.Name, Algorithm: d.Algorithm, Want: d.Sum, Got: got}
 	}
 	return nil
 }

@@ -1,13 +1,36 @@
-// Package ovf reads what an OVF package says of its files: the list of References in an envelope, and the digests in
-// a manifest (.mf) beside it, which it also writes and verifies.
+// Package ovf reads and writes the envelopes of OVF packages, and the digests in a manifest (.mf) beside one.
 //
-// Sources: DMTF DSP0243, Open Virtualization Format Specification, 1.1.1 (sections 5.1, 5.2, 7.1) and 2.1.1. Envelopes of
-// versions 0.9 to 2.1 are told apart by nothing but their namespaces; the elements that are read here are the same.
+// Sources: DMTF DSP0243, Open Virtualization Format Specification, 1.1.1 and 2.1.1; its schemas DSP8023 1.1.1 and 2.0.1; the
+// CIM schemas of the three kinds of settings data; DSP0004, annex C (units). For what is in no specification: what
+// VirtualBox 7.2, virt-v2v 2.2 and govmomi read and write.
 //
-// Not read yet: hardware, networks, properties, and the certificate (.cert).
+// # Reading
+//
+// Decode takes versions 0.9 to 2.1, in any encoding of package xmldoc: files, disks with parents, shared disks, networks,
+// deployment options, nested collections with their startup order and allocations, systems with products, properties,
+// licences, environment files, and texts in other languages. The hardware of each system becomes a machine.Machine, with
+// the deployment option that is the default; Envelope.Machine gives it with another. VirtualBox's own configuration
+// inside of an envelope is read for what OVF cannot say: firmware, TPM, chipset, clock, Ethernet addresses.
+//
+// Packages in the wild break rules. What can be read is read, and what is wrong is listed in Envelope.Problems. A drive
+// without AddressOnParent, or with one that is taken, gets the first free unit of its controller. A number, or units, that
+// make no sense count as not said. Of items with one InstanceID all are taken.
+//
+// # Writing
+//
+// Encode writes 1.1, or 1.0 or 2.0, in one of the profiles: the fields of items in the order of the schemas, memory in
+// byte * 2^20, capacities with units, a network for each adapter, two IDE controllers for the two channels, nothing of a
+// vendor's that is required, and no BootOrderSection, with which vSphere forgets EFI.
+//
+// With the profile Keep, an envelope that was decoded comes back byte for byte if nothing in it was changed. If something
+// was, the document stays as it was but for that: unknown sections, attributes, items of other deployment options, comments
+// and order included. It is then written as UTF-8.
+//
+// Not written: 0.9, 2.1, boot order, and PlacementGroup, ScaleOut and BootDevice sections of 2.x, which are kept.
 //
 // # Security
 //
-// Envelopes and manifests are untrusted. Their size is limited, entities are not expanded, and names that lead out of the
-// package's folder are refused.
+// Envelopes and manifests are untrusted. Their size, depth and number of elements are limited, document types and entities
+// refused, the items of a system bounded, chains of parents checked for loops. Names of files stand in a Machine as they
+// are in the envelope: File.Name refuses those that lead out of the package, and Encode adds none of them.
 package ovf

@@ -1,8 +1,7 @@
 package ovf
 
 import (
-	"bytes"
-	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -11,6 +10,9 @@ import (
 	"strings"
 
 	"github.com/beevik/etree"
+
+	"tarvm/formats/machine"
+	"tarvm/formats/machine/xmldoc"
 )
 
 // A File is one File element of an envelope's References.
@@ -42,29 +44,46 @@ func (f File) Name() (string, error) {
 	return p, nil
 }
 
-// MaxEnvelope is the largest envelope that is read, in bytes.
-const MaxEnvelope = 64 << 20
+// MaxEnvelope is the largest envelope that is read, in bytes. Of nearly a thousand that other programs wrote the largest
+// has 1 MiB. The tree that is built of it takes up to 20 times as much.
+const MaxEnvelope = machine.MaxConfig
 
-// ReadReferences returns the files that an envelope lists, in its order. Errors wrap ErrSyntax or are the reader's.
+// ReadReferences returns the files that an envelope lists, in its order. It reads nothing else of the envelope. Errors
+// wrap ErrSyntax or are the reader's.
 func ReadReferences(r io.Reader) ([]File, error) {
 	b, err := io.ReadAll(io.LimitReader(r, MaxEnvelope+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(b) > MaxEnvelope {
-		return nil, fmt.Errorf("%w: envelope of more than %d bytes", ErrSyntax, MaxEnvelope)
-	}
-	if err := checkDepth(b); err != nil {
+	root, err := parse(b)
+	if err != nil {
 		return nil, err
 	}
-	doc := etree.NewDocument()
-	if err := doc.ReadFromBytes(b); err != nil {
-		return nil, fmt.Errorf("%w: envelope: %w", ErrSyntax, err)
+	return decodeFiles(root)
+}
+
+// parse returns the root element of an envelope. Errors wrap ErrSyntax and are a *machine.SyntaxError.
+func parse(b []byte) (*etree.Element, error) {
+	doc, err := xmldoc.Parse(form, b, MaxEnvelope)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSyntax, err)
 	}
-	root := doc.Root()
-	if root == nil || root.Tag != "Envelope" {
-		return nil, fmt.Errorf("%w: no Envelope", ErrSyntax)
+	if root := doc.Root(); root.Tag == "Envelope" {
+		return root, nil
 	}
+	return nil, invalid("", "its root is %.60q, not Envelope", doc.Root().Tag)
+}
+
+// form is the name of the form in errors and Origins.
+const form = "ovf"
+
+// invalid returns an error that wraps ErrSyntax and is a *machine.SyntaxError.
+func invalid(what, format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrSyntax,
+		&machine.SyntaxError{Form: form, What: what, Got: fmt.Sprintf(format, args...), Err: machine.ErrSyntax})
+}
+
+func decodeFiles(root *etree.Element) ([]File, error) {
 	var files []File
 	for _, refs := range root.ChildElements() {
 		if refs.Tag != "References" {
@@ -76,16 +95,17 @@ func ReadReferences(r io.Reader) ([]File, error) {
 			}
 			f := File{ID: attr(e, "id"), Href: attr(e, "href"), Size: -1, Compression: attr(e, "compression")}
 			if f.Href == "" {
-				return nil, fmt.Errorf("%w: File %q without href", ErrSyntax, f.ID)
+				return nil, invalid("File", "%.60q has no href", f.ID)
 			}
+			var err error
 			if s := attr(e, "size"); s != "" {
 				if f.Size, err = number(s); err != nil {
-					return nil, fmt.Errorf("%w: size of %q: %w", ErrSyntax, f.Href, err)
+					return nil, invalid("File", "size of %.60q: %v", f.Href, err)
 				}
 			}
 			if s := attr(e, "chunkSize"); s != "" {
 				if f.Chunk, err = number(s); err != nil {
-					return nil, fmt.Errorf("%w: chunkSize of %q: %w", ErrSyntax, f.Href, err)
+					return nil, invalid("File", "chunkSize of %.60q: %v", f.Href, err)
 				}
 			}
 			files = append(files, f)
@@ -94,42 +114,35 @@ func ReadReferences(r io.Reader) ([]File, error) {
 	return files, nil
 }
 
-// maxDepth of elements; an envelope has about 10. etree has a stack of them.
-const maxDepth = 1000
-
-func checkDepth(b []byte) error {
-	d := xml.NewDecoder(bytes.NewReader(b))
-	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }
-	d.Strict = false
-	for n := 0; n <= maxDepth; {
-		t, err := d.RawToken()
-		if err != nil {
-			return nil // the reader behind this says what it is
-		}
-		switch t.(type) {
-		case xml.StartElement:
-			n++
-		case xml.EndElement:
-			n--
-		}
-	}
-	return fmt.Errorf("%w: elements in more than %d levels", ErrSyntax, maxDepth)
-}
-
+// number reads a number of at least 0 in decimal digits. etree has the text; XML Schema allows white space around it.
 func number(s string) (int64, error) {
 	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
-	if err == nil && n < 0 {
-		err = fmt.Errorf("%d is negative", n)
+	if errors.Is(err, strconv.ErrRange) {
+		return 0, fmt.Errorf("%.40q is too large", s)
 	}
-	return n, err
+	if err != nil {
+		return 0, fmt.Errorf("%.40q is no number", s)
+	}
+	if n < 0 {
+		return 0, fmt.Errorf("%d is negative", n)
+	}
+	return n, nil
 }
 
-// attr returns an attribute by its name in any namespace: 0.9 has them in none.
+// attr returns an attribute by its name in any namespace: 0.9 has them in none. xsi:type and the declarations of
+// namespaces are none of the envelope's.
 func attr(e *etree.Element, name string) string {
-	for _, a := range e.Attr {
-		if a.Key == name {
-			return a.Value
-		}
+	if a := attribute(e, name); a != nil {
+		return a.Value
 	}
 	return ""
+}
+
+func attribute(e *etree.Element, name string) *etree.Attr {
+	for i := range e.Attr {
+		if a := &e.Attr[i]; a.Key == name && a.Space != "xmlns" && a.Space != "xsi" {
+			return a
+		}
+	}
+	return nil
 }
