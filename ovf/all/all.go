@@ -1,0 +1,15 @@
+// Package all lists what a machine can be written as. Only commands and tests import it; libraries are handed the list.
+package all
+
+import (
+	"tarvm/formats/machine"
+	"tarvm/ovf/folder"
+	"tarvm/ovf/ova"
+	"tarvm/ovf/target"
+	"tarvm/ovf/xva"
+)
+
+// Targets returns all targets. Those that are directories write one of configs.
+func Targets(configs []machine.Config) []target.Target {
+	return append(append(ova.Targets(), folder.Targets(configs)...), xva.Target{})
+}
