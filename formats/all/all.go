@@ -1,16 +1,22 @@
-// Package all lists the disk formats. Only commands and tests import it;
-// libraries are handed the list.
+// Package all lists the disk formats and the forms of configurations. Only
+// commands and tests import it; libraries are handed the lists.
 package all
 
 import (
 	"tarvm/formats"
+	"tarvm/formats/libvirt"
+	"tarvm/formats/machine"
 	"tarvm/formats/parallels"
+	"tarvm/formats/qcow"
 	"tarvm/formats/qcow2"
 	"tarvm/formats/qed"
+	"tarvm/formats/vbox"
 	"tarvm/formats/vdi"
 	"tarvm/formats/vhd"
 	"tarvm/formats/vhdx"
 	"tarvm/formats/vmdk"
+	"tarvm/formats/vmx"
+	"tarvm/formats/xl"
 )
 
 // Disks returns the formats that are recognised by content, in the order to
@@ -20,10 +26,22 @@ func Disks() []formats.Format {
 	return []formats.Format{
 		vmdk.Format{},
 		qcow2.Format{},
+		qcow.Format{},
 		vdi.Format{},
 		vhdx.Format{},
 		parallels.Format{},
 		qed.Format{},
 		vhd.Format{},
+	}
+}
+
+// Configs returns the forms of machines' configurations, in the order to ask
+// them: xl is last, because its files look like many others.
+func Configs() []machine.Config {
+	return []machine.Config{
+		vmx.Form{},
+		vbox.Form{},
+		libvirt.Form{},
+		xl.Form{},
 	}
 }

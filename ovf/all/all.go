@@ -6,10 +6,12 @@ import (
 	"tarvm/ovf/folder"
 	"tarvm/ovf/ova"
 	"tarvm/ovf/target"
+	"tarvm/ovf/vagrant"
 	"tarvm/ovf/xva"
 )
 
 // Targets returns all targets. Those that are directories write one of configs.
 func Targets(configs []machine.Config) []target.Target {
-	return append(append(ova.Targets(), folder.Targets(configs)...), xva.Target{})
+	list := append(append(ova.Targets(), folder.Targets(configs)...), xva.Target{})
+	return append(list, vagrant.Target{Inner: list})
 }

@@ -116,7 +116,7 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	if vm.Form != t.form {
 		p.Machine.Platform, p.Machine.Version = t.platform, ""
 	}
-	p.Texts = []string{target.FileName(p.Machine.Name) + t.suffix}
+	p.Texts = []string{p.Stem + t.suffix}
 	_, losses, err := t.configuration(p)
 	if err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &pkg{p: p, o: o, stem: target.FileName(p.Machine.Name)}
+	w := &pkg{p: p, o: o, stem: p.Stem}
 	for i := range p.Disks {
 		w.files = append(w.files, &file{name: p.Disks[i].Name, disk: i, copy: -1})
 	}

@@ -32,6 +32,8 @@ type Target interface {
 type Options struct {
 	// Name of the machine in the output; empty: its own.
 	Name string
+	// Stem is what the names of files begin with; empty: the machine's name.
+	Stem string
 	// Profile is for whom the target is written: one of its Profiles.
 	Profile string
 	// Version of the virtual hardware in the target's words: vmx-13.
@@ -81,6 +83,8 @@ type Plan struct {
 	// Notes are remarks for people.
 	Notes []string `json:"notes,omitempty"`
 
+	// Stem is what the names of files begin with.
+	Stem    string  `json:"-"`
 	VM      *VM     `json:"-"`
 	Options Options `json:"-"`
 
@@ -124,8 +128,6 @@ type Shape struct {
 	Variables []string
 	// Optical is whether images of optical media and diskettes come along.
 	Optical bool
-	// Stem is what the names of files begin with; empty: the machine's name.
-	Stem string
 }
 
 // Kinds of stores of EFI variables, by their content.
@@ -168,10 +170,11 @@ func NewPlan(vm *VM, o Options, s Shape) (*Plan, error) {
 	if o.NewIdentity != nil {
 		renew(m, o.NewIdentity)
 	}
-	stem := s.Stem
-	if stem == "" {
-		stem = FileName(m.Name)
+	p.Stem = o.Stem
+	if p.Stem == "" {
+		p.Stem = FileName(m.Name)
 	}
+	stem := p.Stem
 	enc, err := p.encoder(&s)
 	if err != nil {
 		return nil, err

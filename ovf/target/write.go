@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 
 	"tarvm/formats"
 	"tarvm/formats/machine"
@@ -17,6 +18,15 @@ type Sink struct {
 	// File is the one file of a target that is Single, Pipe a pipe instead of it: one of the two is set.
 	File formats.Output
 	Pipe io.Writer
+	// Temp makes a file for what must be written elsewhere first; nil: such a target fails. The plan does not close it.
+	Temp func() (TempFile, error)
+}
+
+// A TempFile is a file that is written and then read. *os.File is one.
+type TempFile interface {
+	formats.Output
+	io.ReaderAt
+	io.Seeker
 }
 
 // A Writer writes a plan. It is the other half of a Target.
@@ -27,6 +37,11 @@ func (p *Plan) Use(w Writer) { p.write = w }
 
 // Write writes the plan. What was written is of no use after an error.
 func (p *Plan) Write(ctx context.Context, out Sink) error { return p.write(ctx, p, out) }
+
+// HasDisk reports whether a file of the output is a disk.
+func (p *Plan) HasDisk(name string) bool {
+	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Name == name })
+}
 
 // Capacity is the sum of the disks' sizes, for progress.
 func (p *Plan) Capacity() (n int64) {

@@ -31,6 +31,9 @@ import (
 	codecs "tarvm/archive/codec/all"
 	"tarvm/formats"
 	disks "tarvm/formats/all"
+	"tarvm/formats/machine"
+	targets "tarvm/ovf/all"
+	"tarvm/ovf/target"
 )
 
 // Version is what the program says of itself, set before Main; empty: what the Go toolchain recorded.
@@ -63,6 +66,8 @@ type program struct {
 	stdout, stderr io.Writer
 	codecs         []codec.Codec
 	disks          []formats.Format
+	configs        []machine.Config
+	targets        []target.Target
 
 	quiet   bool
 	verbose bool
@@ -76,7 +81,8 @@ type program struct {
 // is an interrupt of the user.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	limitMemory()
-	p := &program{stdin: stdin, stdout: stdout, stderr: stderr, codecs: codecs.Codecs(), disks: disks.Disks()}
+	p := &program{stdin: stdin, stdout: stdout, stderr: stderr, codecs: codecs.Codecs(), disks: disks.Disks(), configs: disks.Configs()}
+	p.targets = targets.Targets(p.configs)
 	p.bar = newBar(stderr)
 	root := p.command()
 	root.SetArgs(args)
@@ -134,7 +140,7 @@ incremental archives that hold the changed blocks of its disks. It restores any 
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "say more")
 	f.StringVar(&p.barMode, "progress", "auto", "`HOW` to show progress on standard error: auto (a line on a terminal, nothing else), plain (a line now and then), json (an object per line), none")
 	root.AddCommand(p.packCommand(), p.unpackCommand(), p.listCommand(), p.showCommand(), p.verifyCommand(),
-		p.diffCommand(), p.imageCommand(), p.completionCommand(), p.versionCommand(), p.docsCommand())
+		p.diffCommand(), p.imageCommand(), p.exportCommand(), p.importCommand(), p.ovfCommand(), p.completionCommand(), p.versionCommand(), p.docsCommand())
 	fixed(root, "progress", "auto", "plain", "json", "none")
 	return root
 }

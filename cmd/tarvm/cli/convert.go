@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -219,6 +220,9 @@ func (p *program) convert(ctx context.Context, source, output string, o *convert
 	if err := enc.Encode(ctx, out.Outputs, i, eo); err != nil {
 		if errors.Is(err, formats.ErrUnsupported) {
 			err = usage(err)
+		}
+		if pe := new(fs.PathError); errors.As(err, &pe) && slices.Contains(out.names, pe.Path) {
+			return fmt.Errorf("%s: %w", pe.Path, pe.Err) // nothing is wrong with the source
 		}
 		return p.imageError(source, err)
 	}

@@ -189,7 +189,11 @@ func imagesIn(arg string, a *archive.Archive) string {
 
 // imageError says what can be done.
 func (p *program) imageError(arg string, err error) error {
-	err = fmt.Errorf("%s: %w", arg, plainPath(err))
+	return p.parentHint(fmt.Errorf("%s: %w", arg, plainPath(err)))
+}
+
+// parentHint adds what the user can do about a parent that is not found, or not the right one.
+func (p *program) parentHint(err error) error {
 	var other *layers.IDError
 	switch {
 	case errors.As(err, &other):

@@ -1,0 +1,413 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tarvm/archive"
+	"tarvm/formats"
+	"tarvm/formats/machine"
+	"tarvm/ovf"
+	"tarvm/ovf/target"
+)
+
+// exportFlags are those of tarvm export and tarvm import.
+type exportFlags struct {
+	sourceFlags
+	to          string
+	out         string
+	profile     string
+	name        string
+	hw          string
+	ovf         string
+	digest      string
+	format      string
+	subformat   string
+	compression string
+	level       int
+	workers     int
+	gzip        bool
+	chunk       sizeValue
+	key, cert   string
+	imageDir    string
+	keep, renew bool
+	strict      bool
+	dryRun      bool
+	force       bool
+}
+
+// exported is what tarvm export writes with --json.
+type exported struct {
+	*target.Plan
+	Source  string        `json:"source"`
+	Output  string        `json:"output,omitempty"`
+	DryRun  bool          `json:"dry_run,omitempty"`
+	Elapsed time.Duration `json:"elapsed_ns"`
+}
+
+// registerOutput adds the flags that say how a machine is written.
+func (o *exportFlags) registerOutput(p *program, cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.name, "name", "", "`NAME` of the machine in the output (default: its own)")
+	f.StringVar(&o.hw, "hw", "", "`VERSION` of the virtual hardware, such as vmx-13 (default: one that most installations know)")
+	f.StringVar(&o.format, "disk-format", "", "`FORMAT` of the disks, of those that the target takes, see above")
+	f.StringVar(&o.subformat, "subformat", "", "`SUBFORMAT` of the disks, as tarvm image convert lists them")
+	f.StringVar(&o.compression, "compression", "", "deflate or zstd, where the disks' format can be compressed")
+	f.IntVar(&o.level, "level", 0, "level of compression, 1 (fastest) to 9 (smallest)")
+	f.IntVar(&o.workers, "workers", 0, "how many processors to use (default: all)")
+	f.StringVar(&o.imageDir, "image-dir", "", "the `DIR` in which the configuration says that the disks are (libvirt, xl; default: where they are written)")
+	f.BoolVar(&o.keep, "keep-identity", false, "keep UUIDs and MAC addresses (the default)")
+	f.BoolVar(&o.renew, "new-identity", false, "new UUIDs and MAC addresses, for a second machine beside the first")
+	f.BoolVar(&o.strict, "strict", false, "write nothing if something of the machine cannot be expressed")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be written, and what would be lost")
+	cmd.MarkFlagsMutuallyExclusive("keep-identity", "new-identity")
+	fixed(cmd, "compression", "deflate", "zstd")
+	p.jsonFlag(cmd)
+}
+
+func (p *program) exportCommand() *cobra.Command {
+	var o exportFlags
+	cmd := &cobra.Command{
+		Use:   "export SOURCE -o OUT [--to FORM]",
+		Short: "Write a machine in a form that another hypervisor takes",
+		Long: `Writes a machine, with what its disks hold now, as a package or as a directory that another hypervisor takes.
+` + sourceHelp + `
+
+` + p.targetsHelp() + `
+What the form cannot express is listed; --dry-run lists it before the work, --strict refuses.
+
+The output appears under its name when it is complete. A form of one file can go to a pipe, with -o -: a tar's header
+needs sizes, so that disks are compressed twice then, once to measure them. Nothing is stored on the way. The same
+machine gives the same bytes each time, in a file and in a pipe.`,
+		Example: `  tarvm export vm -o vm.ova
+  tarvm export tuesday.tar.zst -o vm.ova --profile virtualbox
+  tarvm export vm -o /srv/vm --to libvirt
+  tarvm export vm -o - --to xva | ssh xen 'xe vm-import filename=/dev/stdin'`,
+		Args: args(1, 1, "one machine"),
+		RunE: func(cmd *cobra.Command, a []string) error { return p.export(cmd.Context(), a[0], &o) },
+	}
+	o.register(p, cmd)
+	f := cmd.Flags()
+	f.StringVarP(&o.out, "output", "o", "", "where it goes: a `FILE` or a directory; - is standard output")
+	f.StringVar(&o.to, "to", "", "the `FORM`, see above (default: by OUT's ending)")
+	f.StringVar(&o.profile, "profile", "", "for whom the form is written, see above")
+	f.StringVar(&o.ovf, "ovf", "", "`VERSION` of the OVF envelope: 1.1 (default) or 2.0, which VMware's products and virt-v2v do not read")
+	f.StringVar(&o.digest, "digest", "", "`ALGORITHM` of an OVF package's manifest: sha256 (default), sha1 for ESXi up to 6.0, sha512")
+	f.BoolVar(&o.gzip, "gzip-disks", false, "compress an OVF package's disks with gzip, too; few importers read that")
+	f.Var(&o.chunk, "chunk", "cut an OVF package's disks into files of this `SIZE`; few importers read that")
+	f.StringVar(&o.key, "sign-key", "", "sign an OVF package with the private key in `FILE` (PEM), with --sign-cert")
+	f.StringVar(&o.cert, "sign-cert", "", "the X.509 certificate in `FILE` (PEM) that belongs to the key")
+	f.BoolVar(&o.force, "force", false, "replace OUT if it is a file that is there")
+	o.registerOutput(p, cmd)
+	fixed(cmd, "ovf", "1.1", "2.0")
+	fixed(cmd, "digest", "sha256", "sha1", "sha512")
+	var names []string
+	for _, t := range p.targets {
+		names = append(names, t.Name())
+	}
+	fixed(cmd, "to", names...)
+	return cmd
+}
+
+// targetsHelp lists what can be written.
+func (p *program) targetsHelp() string {
+	var b strings.Builder
+	b.WriteString("Forms, and their profiles, the default first:\n")
+	for _, t := range p.targets {
+		fmt.Fprintf(&b, "  %-8s  %s", t.Name(), t.Description())
+		if list := t.Profiles(); len(list) > 0 {
+			fmt.Fprintf(&b, " (%s)", strings.Join(list, ", "))
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// target finds what is to be written.
+func (p *program) target(o *exportFlags) (target.Target, error) {
+	name := o.to
+	if name == "" {
+		name = strings.TrimPrefix(strings.ToLower(filepath.Ext(o.out)), ".")
+		if name == "box" {
+			name = "vagrant"
+		}
+	}
+	var names []string
+	for _, t := range p.targets {
+		if t.Name() != name {
+			names = append(names, t.Name())
+			continue
+		}
+		if o.profile != "" && !slices.Contains(t.Profiles(), o.profile) {
+			err := usage(fmt.Errorf("%s has no profile %q", name, o.profile))
+			if len(t.Profiles()) == 0 {
+				return nil, err
+			}
+			return nil, hint(err, "there are %s", strings.Join(t.Profiles(), ", "))
+		}
+		return t, nil
+	}
+	err := fmt.Errorf("form %q is not known", o.to)
+	if o.to == "" {
+		err = fmt.Errorf("%s: the name does not tell the form", o.out)
+	}
+	return nil, hint(usage(err), "--to FORM: %s", strings.Join(names, ", "))
+}
+
+// options makes the library's options of flags.
+func (p *program) exportOptions(o *exportFlags, t target.Target) (target.Options, error) {
+	to := target.Options{
+		Name: o.name, Profile: o.profile, Version: o.hw, OVF: o.ovf, Format: o.format, Compress: o.gzip, Chunk: int64(o.chunk),
+		Encode: formats.EncodeOptions{Subformat: o.subformat, Compression: o.compression, Level: o.level, Workers: o.workers},
+		Digest: ovf.Algorithm(strings.ToUpper(o.digest)),
+		Dir:    o.imageDir,
+	}
+	if o.format == "vhd" {
+		to.Format = "vpc"
+	}
+	if o.level < 0 || o.level > 9 {
+		return to, usage(fmt.Errorf("--level %d: levels are 1 to 9", o.level))
+	}
+	if o.digest != "" && to.Digest.New() == nil {
+		return to, hint(usage(fmt.Errorf("--digest %s", o.digest)), "there are sha256, sha1, sha512")
+	}
+	if o.ovf != "" && o.ovf != "1.1" && o.ovf != "2.0" {
+		return to, hint(usage(fmt.Errorf("--ovf %s", o.ovf)), "there are 1.1 and 2.0")
+	}
+	if o.renew {
+		to.NewIdentity = make([]byte, 16)
+		_, _ = rand.Read(to.NewIdentity) // never fails
+	}
+	if (o.key == "") != (o.cert == "") {
+		return to, usage(errors.New("--sign-key and --sign-cert belong together"))
+	}
+	if o.key != "" {
+		s, err := readSigner(o.key, o.cert)
+		if err != nil {
+			return to, err
+		}
+		to.Signer = s
+	}
+	if to.Dir == "" && o.out != "" && !t.Single() {
+		abs, err := filepath.Abs(o.out)
+		if err != nil {
+			return to, err
+		}
+		to.Dir = abs
+	}
+	return to, nil
+}
+
+func (p *program) export(ctx context.Context, arg string, o *exportFlags) error {
+	t, err := p.checkOutput(o)
+	if err != nil {
+		return err
+	}
+	s, err := p.openVM(ctx, arg, &o.sourceFlags, o.out)
+	if err != nil {
+		return p.machineError(err)
+	}
+	defer s.close()
+	return p.transfer(ctx, s, t, o)
+}
+
+// checkOutput looks at what can be wrong before anything is read.
+func (p *program) checkOutput(o *exportFlags) (target.Target, error) {
+	if o.out == "" && (!o.dryRun || o.to == "") {
+		return nil, hint(usage(errors.New("no output")), "-o FILE, or -o - for a pipe")
+	}
+	t, err := p.target(o)
+	if err != nil {
+		return nil, err
+	}
+	if o.dryRun || o.out == "" {
+		return t, nil
+	}
+	if o.out == "-" {
+		if !t.Single() {
+			return nil, usage(fmt.Errorf("%s is a directory, which cannot go to a pipe", t.Name()))
+		}
+		if isTerminal(p.stdout) {
+			return nil, hint(usage(errors.New("a package is not for a terminal")), "-o FILE, or -o - with a pipe")
+		}
+		if p.json {
+			return nil, usage(errors.New("--json and the package cannot both go to standard output"))
+		}
+	}
+	return t, nil
+}
+
+// transfer writes a machine.
+func (p *program) transfer(ctx context.Context, s *source, t target.Target, o *exportFlags) error {
+	began, arg := time.Now(), s.name
+	to, err := p.exportOptions(o, t)
+	if err != nil {
+		return err
+	}
+	to.Progress = func(e target.Progress) {
+		p.bar.report(event{Phase: e.Phase, Path: e.File, Done: e.Done, Total: e.Total})
+	}
+	plan, err := t.Plan(s.VM, to)
+	if err != nil {
+		return p.machineError(fmt.Errorf("%s: %w", arg, err))
+	}
+	if p.json && (o.dryRun || o.strict && len(plan.Losses) > 0) {
+		if err := p.writeJSON(exported{Plan: plan, Source: arg, DryRun: true, Elapsed: time.Since(began)}); err != nil {
+			return err
+		}
+	}
+	if !p.json {
+		if o.dryRun {
+			if err := p.printExport(plan); err != nil {
+				return err
+			}
+		} else {
+			p.sayLosses(plan)
+		}
+	}
+	if o.strict && len(plan.Losses) > 0 {
+		return hint(fmt.Errorf("%s: %s cannot be expressed as %s, and --strict was given", arg, count(len(plan.Losses), "setting"), t.Name()), "nothing was written")
+	}
+	if o.dryRun {
+		return nil
+	}
+	if err := p.writePlan(ctx, s, plan, t, o); err != nil {
+		return p.machineError(err)
+	}
+	p.bar.clear()
+	if p.json {
+		return p.writeJSON(exported{Plan: plan, Source: arg, Output: o.out, Elapsed: time.Since(began)})
+	}
+	if o.out != "-" {
+		p.note("%s: %s, %s, %s of disk in %.1f s", o.out, t.Name(), count(len(plan.Disks), "disk"), size(plan.Capacity()), time.Since(began).Seconds())
+	}
+	return nil
+}
+
+// sayLosses tells the user what does not come along.
+func (p *program) sayLosses(plan *target.Plan) {
+	for _, n := range plan.Notes {
+		p.note("%s", printable(n))
+	}
+	for _, l := range plan.Losses {
+		p.note("%s", printable(l.String()))
+	}
+}
+
+// printExport prints what --dry-run says.
+func (p *program) printExport(plan *target.Plan) error {
+	t := newTable("FILE", "FORMAT", " SIZE", " DATA", "FROM")
+	for _, d := range plan.Disks {
+		format := d.Format
+		if d.Subformat != "" {
+			format += " " + d.Subformat
+		}
+		t.add(quoted(d.Name), format, size(d.Capacity), size(d.Data), quoted(d.Source))
+	}
+	for _, c := range plan.Copies {
+		t.add(quoted(c.Name), "as it is", size(c.Size), "", quoted(c.Source))
+	}
+	for _, name := range plan.Texts {
+		t.add(quoted(name), "text", "", "", "")
+	}
+	var b strings.Builder
+	b.WriteString(t.String())
+	for _, n := range plan.Notes {
+		fmt.Fprintf(&b, "\n%s\n", printable(n))
+	}
+	if len(plan.Losses) > 0 {
+		b.WriteString("\nwhat does not come along, or not as it is:\n")
+		for _, l := range plan.Losses {
+			fmt.Fprintf(&b, "  %s\n", printable(l.String()))
+		}
+	}
+	return p.printf("%s", b.String())
+}
+
+// writePlan writes to where the flags say.
+func (p *program) writePlan(ctx context.Context, s *source, plan *target.Plan, t target.Target, o *exportFlags) error {
+	sp := s.newSpool(o.out)
+	temp := func() (target.TempFile, error) {
+		f, err := sp.create("")
+		if err == nil {
+			s.done = append(s.done, func() { f.Close() })
+		}
+		return f, err
+	}
+	if o.out == "-" {
+		return plan.Write(ctx, target.Sink{Pipe: p.stdout, Temp: temp})
+	}
+	if !t.Single() {
+		d, err := archive.CreateOutputDir(o.out)
+		if errors.Is(err, fs.ErrExist) {
+			return hint(err, "choose a directory that is empty, or not there yet")
+		}
+		if err != nil {
+			return plainPath(err)
+		}
+		defer d.Abort()
+		create := func(name string, mode fs.FileMode) (formats.Output, error) { return d.Create(name, mode) }
+		if err := plan.Write(ctx, target.Sink{Create: create, Temp: temp}); err != nil {
+			return err
+		}
+		return d.Commit()
+	}
+	if special(o.out) {
+		f, err := os.OpenFile(o.out, os.O_WRONLY, 0)
+		if err != nil {
+			return plainPath(err)
+		}
+		err = plan.Write(ctx, target.Sink{Pipe: f, Temp: temp})
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		return err
+	}
+	f, err := createFile(o.out, o.force)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := plan.Write(ctx, target.Sink{File: f, Temp: temp}); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// machineError adds what the user can do.
+func (p *program) machineError(err error) error {
+	switch {
+	case errors.Is(err, target.ErrMissing):
+		return hint(err, "put the file beside the configuration; the network and the host's devices are never read")
+	case errors.Is(err, machine.ErrUnsupported), errors.Is(err, ovf.ErrUnsupported):
+		return usage(err)
+	}
+	return p.parentHint(err)
+}
+
+// readSigner reads a key and its certificate.
+func readSigner(key, cert string) (*ovf.Signer, error) {
+	k, err := os.ReadFile(key)
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	c, err := os.ReadFile(cert)
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	s, err := ovf.ReadSigner(k, c)
+	if err != nil {
+		return nil, fmt.Errorf("%s, %s: %w", key, cert, err)
+	}
+	return s, nil
+}

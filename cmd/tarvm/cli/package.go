@@ -1,0 +1,315 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"tarvm/archive"
+	"tarvm/archive/codec"
+	"tarvm/formats"
+	"tarvm/formats/layers"
+	"tarvm/ovf"
+	"tarvm/ovf/ova"
+	"tarvm/ovf/target"
+	"tarvm/ovf/vagrant"
+	"tarvm/ovf/xva"
+)
+
+// errNoPackage: a tar or something compressed, and no package.
+var errNoPackage = errors.New("no package of a virtual machine")
+
+// isPackage reports whether a file may be a package by its first bytes.
+func (p *program) isPackage(head []byte) bool {
+	return bytes.HasPrefix(head, zipMagic) || codec.Detect(p.codecs, head) != nil
+}
+
+// decompress is for packages.
+func (p *program) decompress(r io.Reader) (io.ReadCloser, error) { return codec.Open(p.codecs, r) }
+
+// A spool is a place for what must be unpacked, made when it is needed.
+type spool struct {
+	near string // what it belongs to: the output
+	dir  *archive.TempDir
+	n    int
+}
+
+func (s *source) newSpool(near string) *spool {
+	sp := &spool{near: near}
+	s.done = append(s.done, func() {
+		if sp.dir != nil {
+			sp.dir.Remove()
+		}
+	})
+	return sp
+}
+
+// create makes a file. Names of packages are not used.
+func (sp *spool) create(string) (*os.File, error) {
+	if sp.dir == nil {
+		near := sp.near
+		if near == "" || special(near) {
+			near = filepath.Join(os.TempDir(), "package")
+		}
+		var err error
+		if sp.dir, err = archive.NewTempDir(near); err != nil {
+			return nil, plainPath(err)
+		}
+	}
+	sp.n++
+	return os.Create(filepath.Join(sp.dir.Path, fmt.Sprint(sp.n)))
+}
+
+func (p *program) packageOptions(sp *spool) ova.Options {
+	return ova.Options{
+		Decompress: p.decompress,
+		Spool:      func(name string) (ova.Spool, error) { return sp.create(name) },
+	}
+}
+
+// findPackage opens a package in a file or, for "-", from standard input. What is compressed is unpacked near the output.
+func (p *program) findPackage(ctx context.Context, s *source, arg string, o *sourceFlags, near string) error {
+	err := p.openPackage(ctx, s, arg, o, s.newSpool(near))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ova.ErrNotPackage), errors.Is(err, codec.ErrUnknown):
+		return fmt.Errorf("%s: %w", arg, errNoPackage)
+	case errors.Is(err, ova.ErrSeveral):
+		return hint(usage(fmt.Errorf("%s: %w", arg, err)), "--config PATH says which")
+	case errors.Is(err, target.ErrSeveral):
+		return hint(usage(fmt.Errorf("%s: %w", arg, err)), "--system ID says which")
+	}
+	return fmt.Errorf("%s: %w", arg, err)
+}
+
+func (p *program) openPackage(ctx context.Context, s *source, arg string, o *sourceFlags, sp *spool) error {
+	if arg == "-" {
+		return p.openStream(ctx, s, bufio.NewReaderSize(p.stdin, 64<<10), o, sp)
+	}
+	f, src, err := openSource(arg)
+	if err != nil {
+		return err
+	}
+	s.done = append(s.done, func() { f.Close() })
+	head, err := readHead(arg)
+	if err != nil {
+		return err
+	}
+	if c := codec.Detect(p.codecs, head); c != nil && c.Name() != "none" {
+		return p.openStream(ctx, s, bufio.NewReaderSize(io.NewSectionReader(src, 0, src.Size()), 64<<10), o, sp)
+	}
+	return p.openPlain(ctx, s, src, head, o, sp)
+}
+
+// openPlain opens a package that is not compressed as a whole.
+func (p *program) openPlain(ctx context.Context, s *source, src *io.SectionReader, head []byte, o *sourceFlags, sp *spool) error {
+	if xva.Probe(head) {
+		return p.openXVA(s, src, o)
+	}
+	if t, err := vagrant.OpenTar(src); err == nil {
+		if is, err := p.openBox(s, t, o); is || err != nil {
+			return err
+		}
+	}
+	return p.openOVA(s, o, func(oo ova.Options) (*ova.Package, error) { return ova.Open(ctx, src, oo) }, sp)
+}
+
+// openStream unpacks a stream into the spool, and opens what was in it.
+func (p *program) openStream(ctx context.Context, s *source, r *bufio.Reader, o *sourceFlags, sp *spool) error {
+	head, err := r.Peek(codec.HeadLen)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !p.isPackage(head) {
+		return errNoPackage
+	}
+	var plain io.Reader = r
+	if !bytes.HasPrefix(head, zipMagic) {
+		z, err := p.decompress(r)
+		if err != nil {
+			return err
+		}
+		defer z.Close()
+		plain = z
+	}
+	f, err := sp.create("")
+	if err != nil {
+		return err
+	}
+	s.done = append(s.done, func() { f.Close() })
+	n, err := p.spoolTo(ctx, f, plain)
+	if err != nil {
+		return err
+	}
+	src := io.NewSectionReader(f, 0, n)
+	head = make([]byte, min(n, codec.HeadLen))
+	if _, err := src.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return p.openPlain(ctx, s, src, head, o, sp)
+}
+
+var zipMagic = []byte("PK\x03\x04")
+
+// spoolTo copies a stream that begins like a package.
+func (p *program) spoolTo(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
+	in := bufio.NewReaderSize(r, 1<<20)
+	head, err := in.Peek(codec.HeadLen)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if c := codec.Detect(p.codecs, head); !bytes.HasPrefix(head, zipMagic) && (c == nil || c.Name() != "none") {
+		return 0, errNoPackage // whatever else is compressed must not fill a disk
+	}
+	var done int64
+	for {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		n, err := io.CopyN(w, in, 4<<20)
+		done += n
+		p.bar.report(event{Phase: "unpack", Done: done})
+		if errors.Is(err, io.EOF) {
+			return done, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// openBox opens a Vagrant box, if it is one.
+func (p *program) openBox(s *source, fsys fs.FS, o *sourceFlags) (bool, error) {
+	if _, err := fs.Stat(fsys, "metadata.json"); err != nil {
+		return false, nil
+	}
+	box, err := vagrant.Open(fsys)
+	if errors.Is(err, formats.ErrNotFormat) {
+		return false, nil
+	}
+	if err != nil {
+		return true, err
+	}
+	d := layers.NewDir(fsys, "")
+	s.done = append(s.done, func() { d.Close() })
+	oo := p.openOptions(o)
+	config := o.config
+	if config == "" && box.Config != "" {
+		if f, err := fsys.Open(box.Config); err == nil {
+			head := make([]byte, 64<<10)
+			n, err := io.ReadFull(f, head)
+			f.Close()
+			if (err == nil || errors.Is(err, io.ErrUnexpectedEOF)) && target.Form(box.Config, head[:n], p.configs) != "" {
+				config = box.Config
+			}
+		}
+	}
+	if config != "" {
+		c := *o
+		c.config = config
+		err = p.findInTree(s, d, fsys, &c, oo)
+	} else {
+		seed := append([]byte("box "+box.Provider), box.Metadata...)
+		s.VM = &target.VM{Machine: box.Machine(), Form: "vagrant", Dir: d, Formats: p.disks, Seed: seed}
+		err = s.setTime(fsys)
+	}
+	if err != nil {
+		return true, err
+	}
+	s.Notes = append(s.Notes, "a Vagrant box for "+box.Provider)
+	for _, problem := range box.Problems {
+		s.Notes = append(s.Notes, problem.String())
+	}
+	return true, nil
+}
+
+func (p *program) openXVA(s *source, src *io.SectionReader, o *sourceFlags) error {
+	x, err := xva.Open(src)
+	if err != nil {
+		return err
+	}
+	d := layers.NewDir(x.FS(), "")
+	s.done = append(s.done, func() { d.Close() })
+	s.VM = &target.VM{Machine: x.Machine, Form: "xva", Config: "ova.xml", Dir: d, Formats: p.disks, Seed: []byte("xva " + x.Machine.UUID)}
+	s.Notes = append(s.Notes, "written by "+x.Version)
+	for _, problem := range x.Problems {
+		s.Notes = append(s.Notes, problem.String())
+	}
+	return s.setTime(x.FS())
+}
+
+// openOVA opens an OVF package.
+func (p *program) openOVA(s *source, o *sourceFlags, open func(ova.Options) (*ova.Package, error), sp *spool) error {
+	oo := p.packageOptions(sp)
+	oo.Envelope = o.config
+	pkg, err := open(oo)
+	if err != nil {
+		return err
+	}
+	s.done = append(s.done, func() { pkg.Close() })
+	s.pkg = pkg
+	d := layers.NewDir(pkg.FS(), "")
+	s.done = append(s.done, func() { d.Close() })
+	if s.VM, err = target.Open(d, pkg.Envelope.Name, p.openOptions(o)); err != nil {
+		return err
+	}
+	return s.setTime(pkg.FS())
+}
+
+// openTreeOVA opens an OVF package whose files are in a tree.
+func (p *program) openTreeOVA(s *source, fsys fs.FS, name string, o *sourceFlags, unix int64) error {
+	c := *o
+	c.config = name
+	err := p.openOVA(s, &c, func(oo ova.Options) (*ova.Package, error) { return ova.OpenDir(fsys, oo) }, s.newSpool(""))
+	if err == nil && unix != 0 {
+		s.Unix = unix
+	}
+	return err
+}
+
+// verifyPackage compares the digests in a package.
+func (p *program) verifyPackage(ctx context.Context, s *source) error {
+	if s.pkg == nil {
+		return nil
+	}
+	v, err := s.pkg.Verify(ctx, p.verifyOptions(s.name, nil))
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	p.bar.clear()
+	if err := v.Err(); err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	if !v.Manifest {
+		p.note("%s: has no manifest: nothing says whether its files are whole", s.name)
+	}
+	return nil
+}
+
+func (p *program) verifyOptions(name string, roots *x509.CertPool) ova.VerifyOptions {
+	return ova.VerifyOptions{
+		Roots:    roots,
+		Progress: func(done, total int64) { p.bar.report(event{Phase: "verify", Path: name, Done: done, Total: total}) },
+	}
+}
+
+// readRoots reads the certificates of authorities.
+func readRoots(path string) (*x509.CertPool, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s: no certificate in PEM form: %w", path, ovf.ErrSyntax)
+	}
+	return pool, nil
+}

@@ -1,0 +1,390 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"tarvm/archive"
+	"tarvm/archive/vmdir"
+	"tarvm/formats"
+	"tarvm/formats/layers"
+	"tarvm/formats/machine"
+	"tarvm/manifest"
+	"tarvm/ovf/ova"
+	"tarvm/ovf/target"
+)
+
+// sourceFlags say how a machine is found.
+type sourceFlags struct {
+	config string
+	system string
+	option string
+	search []string
+	live   bool
+
+	memory   sizeValue
+	cpus     int
+	firmware string
+	bus      string
+	guest    string
+}
+
+func (o *sourceFlags) register(p *program, cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.config, "config", "", "the machine's configuration, a `PATH` in the directory, where there are several")
+	f.StringVar(&o.system, "system", "", "the machine of an OVF package with several, by `ID` or name")
+	f.StringVar(&o.option, "deployment-option", "", "the deployment option of an OVF package, by `ID` (default: its default)")
+	f.StringArrayVar(&o.search, "search", nil, "look for an archive's ancestors in `DIR`, too (repeatable)")
+	f.BoolVar(&o.live, "live", false, "read the disks of a machine that runs: what is read may be torn")
+	f.Var(&o.memory, "memory", "of a disk without a configuration: the machine's memory, such as 4G")
+	f.IntVar(&o.cpus, "cpus", 0, "of a disk without a configuration: how many processors")
+	f.StringVar(&o.firmware, "firmware", "", "of a disk without a configuration: bios or efi")
+	f.StringVar(&o.bus, "bus", "", "of a disk without a configuration: ide, sata, scsi, nvme or virtio")
+	f.StringVar(&o.guest, "guest", "", "of a disk without a configuration: the system on it, in VMware's words, such as debian12-64")
+	fixed(cmd, "firmware", "bios", "efi")
+	fixed(cmd, "bus", "ide", "sata", "scsi", "nvme", "virtio")
+}
+
+const sourceHelp = `
+SOURCE is the directory of a machine, with its configuration (.vmx, .vbox, libvirt's XML, xl.cfg, .ovf); that configuration;
+an archive, the last of a chain, which is read without unpacking; a package (.ova, .xva, a Vagrant box, a zip, compressed
+or not); or a disk, of which a machine is made with --memory, --cpus and the like.`
+
+// A source is a machine that was opened, and what must be closed behind it.
+type source struct {
+	*target.VM
+	name string   // as the user calls it
+	root *os.Root // where its files are; nil: in an archive or a package
+	pkg  *ova.Package
+	done []func()
+}
+
+func (s *source) close() {
+	for _, f := range slices.Backward(s.done) {
+		f()
+	}
+}
+
+// openSourceVM opens the machine that an argument names. Errors begin with it.
+func (p *program) openVM(ctx context.Context, arg string, o *sourceFlags, spool string) (*source, error) {
+	s := &source{name: arg}
+	if err := p.findVM(ctx, s, arg, o, spool); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := p.checkRunning(ctx, s, o); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (p *program) findVM(ctx context.Context, s *source, arg string, o *sourceFlags, spool string) error {
+	if arg == "-" {
+		return p.findPackage(ctx, s, arg, o, spool)
+	}
+	st, err := os.Stat(arg)
+	if err != nil {
+		return plainPath(err)
+	}
+	if st.IsDir() {
+		return p.findDir(s, arg, o)
+	}
+	head, err := readHead(arg)
+	if err != nil {
+		return err
+	}
+	if target.Form(filepath.Base(arg), head, p.configs) != "" {
+		return p.findConfig(s, arg, o)
+	}
+	if f, src, err := openSource(arg); err == nil {
+		_, aerr := archive.Open(src, p.codecs)
+		f.Close()
+		if aerr == nil || !errors.Is(aerr, archive.ErrForeign) {
+			return p.findArchive(ctx, s, arg, o)
+		}
+		if p.isPackage(head) {
+			return p.findPackage(ctx, s, arg, o, spool)
+		}
+	}
+	return p.findDisk(s, arg, o)
+}
+
+// readHead reads the first bytes of a file.
+func readHead(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	defer f.Close()
+	head := make([]byte, 64<<10)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, plainPath(err)
+	}
+	return head[:n], nil
+}
+
+// openTree makes a directory on disk the machine's tree.
+func (s *source) openTree(path string) (*layers.Dir, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(abs)
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	s.root = root
+	d := layers.NewDir(root.FS(), abs)
+	s.done = append(s.done, func() {
+		d.Close() // only read
+		root.Close()
+	})
+	return d, nil
+}
+
+func (p *program) openOptions(o *sourceFlags) target.OpenOptions {
+	return target.OpenOptions{Configs: p.configs, Formats: p.disks, System: o.system, Option: o.option}
+}
+
+func (p *program) findDir(s *source, arg string, o *sourceFlags) error {
+	d, err := s.openTree(arg)
+	if err != nil {
+		return err
+	}
+	return p.findInTree(s, d, s.root.FS(), o, p.openOptions(o))
+}
+
+// findConfig takes a configuration's directory as the tree.
+func (p *program) findConfig(s *source, arg string, o *sourceFlags) error {
+	d, err := s.openTree(filepath.Dir(arg))
+	if err != nil {
+		return err
+	}
+	c := *o
+	c.config = filepath.Base(arg)
+	return p.findInTree(s, d, s.root.FS(), &c, p.openOptions(o))
+}
+
+// findInTree looks for a machine's configuration in a tree, or else for its only disk.
+func (p *program) findInTree(s *source, d *layers.Dir, fsys fs.FS, o *sourceFlags, oo target.OpenOptions) error {
+	name := o.config
+	if name == "" {
+		list, err := target.Find(fsys, p.configs)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, plainPath(err))
+		}
+		switch {
+		case len(list) == 0:
+			if is, err := p.openBox(s, fsys, o); is || err != nil {
+				return err
+			}
+			return p.findOnlyDisk(s, d, fsys, o, oo)
+		case len(list) > 1:
+			var names []string
+			for _, c := range list {
+				names = append(names, quoted(c.Path))
+			}
+			return hint(usage(fmt.Errorf("%s: %s are there", s.name, count(len(list), "configuration"))), "--config PATH says which: %s", strings.Join(names, ", "))
+		}
+		name = list[0].Path
+	}
+	if !fs.ValidPath(name) {
+		return usage(fmt.Errorf("--config %q is no path in %s", name, s.name))
+	}
+	if strings.EqualFold(path.Ext(name), ".ovf") {
+		return p.openTreeOVA(s, fsys, name, o, oo.Unix)
+	}
+	var err error
+	if s.VM, err = target.Open(d, name, oo); err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	if s.Unix != 0 {
+		return nil
+	}
+	return s.setTime(fsys)
+}
+
+// findOnlyDisk makes a machine of a tree without a configuration.
+func (p *program) findOnlyDisk(s *source, d *layers.Dir, fsys fs.FS, o *sourceFlags, oo target.OpenOptions) error {
+	var disks []string
+	err := fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() || strings.HasPrefix(name, ".tarvm/") || len(disks) > 20 {
+			return nil
+		}
+		src, err := d.Open(name)
+		if err != nil {
+			return nil
+		}
+		if _, err := formats.Probe(src, p.disks); err == nil {
+			disks = append(disks, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	if len(disks) != 1 {
+		err := fmt.Errorf("%s: %w: no .vmx, .vbox, domain XML, xl.cfg or .ovf", s.name, target.ErrNoMachine)
+		return hint(usage(err), "a disk by itself will do, with --memory and --cpus")
+	}
+	return p.bare(s, d, fsys, disks[0], o, oo)
+}
+
+func (p *program) findDisk(s *source, arg string, o *sourceFlags) error {
+	tree, name, err := layers.At(arg)
+	if err != nil {
+		return plainPath(err)
+	}
+	d, err := s.openTree(tree)
+	if err != nil {
+		return err
+	}
+	src, err := d.Open(name)
+	if err != nil {
+		return plainPath(err)
+	}
+	_, err = formats.Probe(src, p.disks)
+	ext := strings.ToLower(filepath.Ext(arg))
+	if errors.Is(err, formats.ErrNotFormat) && !slices.Contains([]string{".img", ".raw", ".dd", ".bin", ".hdd"}, ext) {
+		err = fmt.Errorf("%s: neither a machine's configuration, an archive, a package nor a disk", arg)
+		return hint(usage(err), "a raw disk is known by its name: .raw or .img")
+	}
+	if err != nil && !errors.Is(err, formats.ErrNotFormat) {
+		return fmt.Errorf("%s: %w", arg, err)
+	}
+	return p.bare(s, d, s.root.FS(), name, o, p.openOptions(o))
+}
+
+// bare makes a machine of a disk.
+func (p *program) bare(s *source, d *layers.Dir, fsys fs.FS, name string, o *sourceFlags, oo target.OpenOptions) error {
+	m := &machine.Machine{
+		Name:     strings.TrimSuffix(filepath.Base(name), filepath.Ext(name)),
+		Memory:   machine.Memory{Bytes: int64(o.memory)},
+		CPU:      machine.CPU{Count: o.cpus},
+		Firmware: machine.Firmware{Type: o.firmware},
+		Guest:    machine.Guest{VMware: o.guest},
+	}
+	// What every hypervisor has, and every system of the last fifteen years has drivers for.
+	bus := machine.Bus(o.bus)
+	if bus == "" {
+		bus = machine.SATA
+	}
+	var assumed []string
+	if m.Memory.Bytes == 0 {
+		m.Memory.Bytes = 2 << 30
+		assumed = append(assumed, "2 GiB of memory")
+	}
+	if m.CPU.Count == 0 {
+		m.CPU.Count = 2
+		assumed = append(assumed, "2 processors")
+	}
+	if m.Firmware.Type == "" {
+		m.Firmware.Type = "bios"
+		assumed = append(assumed, "a BIOS")
+	}
+	if o.bus == "" {
+		assumed = append(assumed, "a SATA controller")
+	}
+	m.Drives = []machine.Drive{{Kind: machine.Disk, At: machine.Address{Bus: bus}, Media: machine.Media{Path: name}}}
+	m.NICs = []machine.NIC{{Model: "e1000", Kind: machine.NAT}}
+	if err := m.Complete(); err != nil {
+		return err
+	}
+	s.VM = target.Bare(d, name, m, oo)
+	if len(assumed) > 0 {
+		s.Notes = append(s.Notes, "nothing says what machine the disk is for: it gets "+strings.Join(assumed, ", ")+" and an e1000 network adapter")
+	}
+	if s.Unix != 0 {
+		return nil
+	}
+	return s.setTime(fsys)
+}
+
+func (p *program) findArchive(ctx context.Context, s *source, arg string, o *sourceFlags) error {
+	sh := p.newShelf(o.search)
+	s.done = append(s.done, sh.close)
+	if _, err := sh.archive(arg); err != nil {
+		return err
+	}
+	c, err := sh.chain(ctx)
+	if err != nil {
+		return err
+	}
+	fsys := c.FS(c.Head())
+	d := layers.NewDir(fsys, "")
+	s.done = append(s.done, func() { d.Close() })
+	oo := p.openOptions(o)
+	oo.Unix = c.Snapshot(c.Head()).Entry.Time.Unix()
+	return p.findInTree(s, d, fsys, o, oo)
+}
+
+// setTime takes the newest time of the files in the tree that belong to the machine as that of its state.
+func (s *source) setTime(fsys fs.FS) error {
+	if v := os.Getenv("SOURCE_DATE_EPOCH"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return usage(fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
+		}
+		s.Unix = n
+		return nil
+	}
+	names := []string{s.Config}
+	for i := range s.Machine.Drives {
+		if name, _, err := s.File(s.Machine.Drives[i].Media); err == nil {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		if st, err := fs.Stat(fsys, name); err == nil {
+			s.Unix = max(s.Unix, st.ModTime().Unix())
+		}
+	}
+	return nil
+}
+
+// checkRunning refuses a machine that may be running.
+func (p *program) checkRunning(ctx context.Context, s *source, o *sourceFlags) error {
+	if s.root == nil || o.live {
+		return nil
+	}
+	var paths []manifest.Path
+	for _, d := range s.Machine.Disks() {
+		disk, err := s.Disk(d)
+		if err != nil {
+			continue // the plan will say it
+		}
+		for _, l := range disk.Layers {
+			if fs.ValidPath(l.Path) {
+				paths = append(paths, manifest.Path(l.Path))
+			}
+		}
+	}
+	locks, err := vmdir.InUse(ctx, s.root, paths)
+	if err != nil {
+		return err
+	}
+	for _, l := range locks {
+		if !l.Stale {
+			what := l.Kind
+			if l.Owner != "" {
+				what += ", " + l.Owner
+			}
+			err := fmt.Errorf("%s: %s seems to be in use (%s)", s.name, name(l.Path), what)
+			return hint(err, "shut the machine down; --live reads its disks nevertheless, and what is read may be torn")
+		}
+	}
+	return nil
+}
