@@ -1,4 +1,5 @@
-// Package ovf reads and writes the envelopes of OVF packages, and the digests in a manifest (.mf) beside one.
+// Package ovf reads and writes the texts of OVF packages: envelopes (.ovf), manifests with the digests of the files (.mf),
+// and certificates that sign these (.cert). Packages as a whole are those of package ova.
 //
 // Sources: DMTF DSP0243, Open Virtualization Format Specification, 1.1.1 and 2.1.1; its schemas DSP8023 1.1.1 and 2.0.1; the
 // CIM schemas of the three kinds of settings data; DSP0004, annex C (units). For what is in no specification: what
