@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"tarvm/archive/vmdir"
 	"tarvm/formats"
@@ -17,9 +18,14 @@ import (
 type Output struct {
 	f      *os.File
 	path   string
-	n      int64 // bytes written
+	n      int64 // bytes written by Write
 	behind int64 // of these, what goes to disk already
-	done   bool
+	random struct {
+		sync.Mutex
+		from, to int64 // where WriteAt wrote what does not go to disk yet
+		n        int64 // how many bytes
+	}
+	done bool
 }
 
 // writeback is how much is sent to disk at a time, so that Commit has little to wait for.
@@ -74,7 +80,26 @@ func (o *Output) Write(p []byte) (int, error) {
 // WriteAt writes at an offset: an Output is written front to back by Write, or anywhere by WriteAt, not both.
 func (o *Output) WriteAt(p []byte, off int64) (int, error) {
 	n, err := o.f.WriteAt(p, off)
+	o.wrote(off, int64(n))
 	return n, o.named(err)
+}
+
+// wrote sends to disk what WriteAt wrote, when there is enough of it.
+func (o *Output) wrote(off, n int64) {
+	r := &o.random
+	r.Lock()
+	if r.n == 0 {
+		r.from, r.to = off, off
+	}
+	r.from, r.to, r.n = min(r.from, off), max(r.to, off+n), r.n+n
+	from, to, enough := r.from, r.to, r.n >= writeback
+	if enough {
+		r.n = 0
+	}
+	r.Unlock()
+	if enough {
+		vmdir.StartWriteback(o.f, from, to-from)
+	}
 }
 
 // Truncate sets the size.

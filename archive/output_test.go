@@ -1,10 +1,12 @@
 package archive_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"tarvm/archive"
@@ -79,5 +81,43 @@ func TestOutput(t *testing.T) {
 	}
 	if _, err := archive.CreateOutput(dir, true); err == nil {
 		t.Error("over a directory")
+	}
+}
+
+// What is written in any order, and from several goroutines, is all there, also what
+// was sent to disk on the way.
+func TestOutputAnywhere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	o, err := archive.CreateOutput(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const piece, count = 1 << 20, 40
+	var wg sync.WaitGroup
+	for w := range 2 {
+		wg.Go(func() {
+			for i := w; i < count; i += 2 {
+				at := int64(count - 1 - i)
+				if _, err := o.WriteAt(bytes.Repeat([]byte{byte(at + 1)}, piece), at*piece); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := o.Truncate(count*piece + 5); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) != count*piece+5 {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	for i := range count {
+		if !bytes.Equal(b[i*piece:][:piece], bytes.Repeat([]byte{byte(i + 1)}, piece)) {
+			t.Fatalf("piece %d is not what was written", i)
+		}
 	}
 }

@@ -1,17 +1,15 @@
-// Package qcow2 reads, checks and writes QCOW2 images, and recognises their
-// predecessor QCOW (version 1), which has the same magic.
+// Package qcow2 reads, checks and writes QCOW2 images. Their predecessor QCOW
+// (version 1), which has the same magic, is package qcow's.
 //
-// Source: QEMU, docs/interop/qcow2.rst, and where that is silent block/qcow2.c;
-// for version 1 block/qcow.c. Guest data lies in clusters that are aligned to
-// the start of the file. An L1 table names L2 tables, whose entries name
+// Source: QEMU, docs/interop/qcow2.rst, and where that is silent block/qcow2.c.
+// Guest data lies in clusters that are aligned to the start of the file. An L1 table names L2 tables, whose entries name
 // clusters; a table of refcounts says how often each cluster of the file is used.
 //
 // Covered: versions 2 and 3, any cluster size, subclusters, clusters compressed
 // with deflate and zstd, parents, external data files, internal snapshots with
-// their saved memory, dirty bitmaps (Bitmaps). Probe also describes version 1 and
-// encrypted images, whose data is ciphertext.
-// Refused: opening version 1 and encrypted images, unknown incompatible features,
-// unknown compression, zstd windows of more than 8 MiB.
+// their saved memory, dirty bitmaps (Bitmaps). Probe also describes encrypted
+// images, whose data is ciphertext.
+// Refused: opening encrypted images, unknown incompatible features, unknown compression, zstd windows of more than 8 MiB.
 //
 // Where a file ends inside its last cluster the rest reads as zero: programs
 // leave away what they never wrote. A cluster that begins behind the end, or in

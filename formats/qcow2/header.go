@@ -12,16 +12,13 @@ import (
 	"tarvm/formats/internal/parse"
 )
 
-// Names that qemu gives to version 1 and to later versions.
-const (
-	Name   = "qcow2"
-	NameV1 = "qcow"
-)
+// Name is qemu's name of the format.
+const Name = "qcow2"
 
-// All fields are big-endian. Up to offBackingSize the versions agree.
+// All fields are big-endian.
 const (
 	offMagic       = 0  // u32, "QFI\xfb"
-	offVersion     = 4  // u32, 1, 2 or 3
+	offVersion     = 4  // u32, 2 or 3; 1: package qcow
 	offBacking     = 8  // u64, file offset of the parent's name; 0: none
 	offBackingSize = 16 // u32, bytes of the name, at most 1023
 
@@ -43,11 +40,6 @@ const (
 	headerV2          = 72
 	headerV3          = 104
 	headerCompression = 105 // bytes of a header that says how data is compressed
-
-	offV1ClusterBits = 32 // u8, 9 to 16
-	offV1L2Bits      = 33 // u8, entries of an L2 table; 6 to 13
-	offV1L1          = 40 // u64, file offset
-	headerV1         = 48
 
 	incompatDirty        = 1 << 0 // refcounts may be wrong
 	incompatCorrupt      = 1 << 1 // a program found damage
@@ -121,15 +113,14 @@ type extension struct {
 	n    int64 // bytes
 }
 
-// Format recognises and opens QCOW2, and recognises QCOW. The zero value is
-// ready.
+// Format recognises and opens QCOW2. The zero value is ready.
 type Format struct{}
 
 // Name returns "qcow2".
 func (Format) Name() string { return Name }
 
 // Probe implements formats.Format. It reads the header and the backing file's
-// name, less than 2 KiB. A version 1 image gives a Header of Format "qcow".
+// name, less than 2 KiB.
 //
 // An image whose guest data is in an external file has Unit 0: its clusters
 // are not in this one.
@@ -141,8 +132,7 @@ func (Format) Probe(src formats.Source) (*formats.Header, error) {
 	return h.Header, err
 }
 
-// readHeader reads the header of any version. Of version 1 it fills only what
-// Probe returns; version is 0 if it is not known.
+// readHeader reads the header of any version; version is 0 if it is not known.
 func readHeader(src formats.Source) (*header, error) {
 	b, err := parse.Prefix(src, Name, headerCompression)
 	if err != nil {
@@ -158,9 +148,8 @@ func readHeader(src formats.Source) (*header, error) {
 	}
 	be := binary.BigEndian
 	switch v := be.Uint32(b[offVersion:]); v {
-	case 1:
-		m.Format, h.Format, h.Subformat, h.version = NameV1, NameV1, "v1", 1
-		return h, probeV1(m, h.Header, b)
+	case 1: // another format, which qemu calls qcow
+		return nil, formats.ErrNotFormat
 	case 2:
 		h.Subformat, h.version = "v2", 2
 		return h, h.read(m, b, headerV2)
@@ -313,35 +302,6 @@ func (h *header) featureNames(m parse.Image, bits uint64) (string, error) {
 // damaged reports whether err is about the image and not about the medium.
 func damaged(err error) bool {
 	return errors.Is(err, formats.ErrCorrupt) || errors.Is(err, formats.ErrUnsupported)
-}
-
-func probeV1(m parse.Image, h *formats.Header, b []byte) error {
-	be := binary.BigEndian
-	if len(b) < headerV1 {
-		return m.Corrupt("header", 0, "%d bytes, want %d", len(b), headerV1)
-	}
-	cb, l2 := b[offV1ClusterBits], b[offV1L2Bits]
-	if cb < 9 || cb > 16 {
-		return m.Corrupt("cluster size", offV1ClusterBits, "2^%d bytes", cb)
-	}
-	if l2 < 6 || l2 > 13 {
-		return m.Corrupt("L2 size", offV1L2Bits, "2^%d entries", l2)
-	}
-	size := be.Uint64(b[offSize:])
-	if size <= 1 || size > math.MaxInt64 {
-		return m.Corrupt("disk size", offSize, "%d", size)
-	}
-	h.VirtualSize = int64(size)
-	h.Unit = 1 << cb
-	if err := backing(m, h, b); err != nil {
-		return err
-	}
-	l1 := (size-1)>>(cb+l2) + 1
-	at := be.Uint64(b[offV1L1:])
-	if at > math.MaxInt64 || l1 > math.MaxInt64/8 || !m.Inside(int64(at), int64(l1)*8) {
-		return m.Corrupt("L1 table", int64(at&math.MaxInt64), "%d entries pass end of file", l1)
-	}
-	return nil
 }
 
 // backing reads the parent's name into h.

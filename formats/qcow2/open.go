@@ -19,16 +19,13 @@ const mostEntries = maxL1 / 8
 
 // Open implements formats.Format. It reads the header, the L1 and refcount
 // tables, and what the snapshots and dirty bitmaps say of themselves, but no L2
-// table. Encrypted images and version 1 are ErrUnsupported.
+// table. Encrypted images are ErrUnsupported.
 func (Format) Open(src formats.Source, o formats.OpenOptions) (*formats.Image, error) {
 	h, err := readHeader(src)
 	if err != nil {
 		return nil, err
 	}
 	m := parse.Image{Source: src, Format: h.Format}
-	if h.version == 1 {
-		return nil, m.Unsupported("version", offVersion, "1 is only recognised")
-	}
 	im := &image{header: h, m: m, cache: parse.NewCache(m, cacheLimit), data: src}
 	if err := im.validate(); err != nil {
 		return nil, err

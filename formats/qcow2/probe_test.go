@@ -13,7 +13,6 @@ var goldens = map[string]formats.Header{
 	"v2.qcow2":    {Format: "qcow2", Subformat: "v2", VirtualSize: 8 << 20, Unit: 64 << 10},
 	"v3.qcow2":    {Format: "qcow2", Subformat: "v3", VirtualSize: 8 << 20, Unit: 64 << 10},
 	"child.qcow2": {Format: "qcow2", Subformat: "v3", VirtualSize: 8 << 20, Unit: 16 << 10, ParentHint: "v3.qcow2"},
-	"v1.qcow":     {Format: "qcow", Subformat: "v1", VirtualSize: 8 << 20, Unit: 4 << 10},
 }
 
 func TestGoldens(t *testing.T) {
@@ -34,6 +33,7 @@ func TestTruncated(t *testing.T) {
 func TestDamage(t *testing.T) {
 	formatstest.CheckDamage(t, qcow2.Format{}, formatstest.Golden(t, "child.qcow2"), nil, []formatstest.Damage{
 		formatstest.Patch("magic", 3, []byte{0}, formats.ErrNotFormat, ""),
+		formatstest.Patch("version 1", 7, []byte{1}, formats.ErrNotFormat, ""),
 		formatstest.Patch("version", 7, []byte{4}, formats.ErrUnsupported, "version"),
 		formatstest.Patch("backing name too long", 16, []byte{0, 0, 4, 0}, formats.ErrCorrupt, "backing"),
 		formatstest.Patch("backing name past the end", 12, []byte{1}, formats.ErrCorrupt, "backing"),
@@ -50,13 +50,6 @@ func TestDamage(t *testing.T) {
 		formatstest.Patch("unknown feature", 79, []byte{0x30}, formats.ErrUnsupported, "unknown bits 0x20"),
 		formatstest.Patch("dirty and corrupt bits", 79, []byte{0x13}, nil, ""),
 		formatstest.Patch("header length", 103, []byte{8}, formats.ErrCorrupt, "header length"),
-	})
-	formatstest.CheckDamage(t, qcow2.Format{}, formatstest.Golden(t, "v1.qcow"), nil, []formatstest.Damage{
-		formatstest.Patch("v1 clusters", 32, []byte{8}, formats.ErrCorrupt, "cluster size"),
-		formatstest.Patch("v1 L2", 33, []byte{14}, formats.ErrCorrupt, "L2 size"),
-		formatstest.Patch("v1 disk", 24, []byte{0xff}, formats.ErrCorrupt, "disk size"),
-		formatstest.Patch("v1 huge disk", 24, []byte{0x7f}, formats.ErrCorrupt, "L1 table"),
-		formatstest.Patch("v1 L1", 40, []byte{0x7f}, formats.ErrCorrupt, "L1 table"),
 	})
 }
 
@@ -85,6 +78,5 @@ func FuzzProbe(f *testing.F) {
 		formatstest.Golden(f, "v2.qcow2"),
 		formatstest.Golden(f, "v3.qcow2"),
 		formatstest.Golden(f, "child.qcow2"),
-		formatstest.Golden(f, "v1.qcow"),
 	}, nil)
 }

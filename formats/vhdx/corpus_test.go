@@ -2,18 +2,13 @@ package vhdx_test
 
 import (
 	"bytes"
-	"compress/bzip2"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -22,9 +17,8 @@ import (
 	"tarvm/formats/vhdx"
 )
 
-// digest is that of the corpus' index: over the number and the bytes of each
-// block of 64 KiB that is not zero.
-func digest(t testing.TB, d formats.Disk) (blocks int, sum string) {
+// digest is Sample.NonZero of what d holds.
+func digest(t testing.TB, d formats.Disk) string {
 	t.Helper()
 	h := sha256.New()
 	buf := make([]byte, 64<<10)
@@ -45,111 +39,56 @@ func digest(t testing.TB, d formats.Disk) (blocks int, sum string) {
 			if formats.IsZero(b) {
 				continue
 			}
-			blocks++
 			h.Write(binary.LittleEndian.AppendUint64(nil, uint64(off>>16)))
 			h.Write(b)
 		}
 	}
-	return blocks, fmt.Sprintf("%x", h.Sum(nil))
+	return fmt.Sprintf("%x", h.Sum(nil))
 }
+
+const corpus = "../../../shared/corpus/images"
 
 // Images by Hyper-V, Disk2vhd and DiscUtils hold what the corpus' index says. One
 // has a log in use: the sum is of the disk after the replay.
 func TestCorpus(t *testing.T) {
-	dir := filepath.Join("..", "..", "..", "shared", "corpus", "images")
-	f, err := os.Open(filepath.Join(dir, "INDEX.tsv"))
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r := csv.NewReader(f)
-	r.Comma, r.LazyQuotes, r.FieldsPerRecord = '\t', true, -1
-	rows, err := r.ReadAll()
-	if err != nil {
-		t.Fatal(err)
+	limit := int64(100 << 20)
+	if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
+		limit = 1 << 30
 	}
 	read := 0
-	for _, row := range rows[1:] {
-		if row[4] != "vhdx" {
+	for _, s := range formatstest.Corpus(t, corpus, limit) {
+		if s.Format != vhdx.Name {
 			continue
 		}
-		t.Run(row[0], func(t *testing.T) {
-			read++
-			if n, err := strconv.ParseInt(row[5], 10, 64); err != nil || n > 100<<20 && os.Getenv("TARVM_REQUIRE_TOOLS") != "1" {
-				t.Skipf("%s bytes: read where TARVM_REQUIRE_TOOLS is 1", row[5])
-			}
-			path := unpack(t, filepath.Join(dir, row[0]))
-			m := formatstest.OpenFile(t, vhdx.Format{}, path)
+		read++
+		t.Run(s.Path, func(t *testing.T) {
+			m := open(t, s.Bytes)
 			d := formatstest.Disk(t, m)
-			n, sum := digest(t, d)
-			if got := []string{fmt.Sprint(d.Size()), fmt.Sprint(n), sum}; !equal(got, []string{row[6], row[8], row[9]}) {
-				t.Errorf("size, blocks, sum %q, want %q", got, []string{row[6], row[8], row[9]})
+			if sum := digest(t, d); d.Size() != s.VirtualSize || sum != s.NonZero {
+				t.Errorf("%d bytes, sum %s, want %d, %s", d.Size(), sum, s.VirtualSize, s.NonZero)
 			}
-			list := problems(t, m)
-			for _, p := range list {
+			for _, p := range formatstest.ProblemTexts(t, m) {
 				if strings.HasPrefix(p, "risk") {
 					t.Error(p)
 				}
 			}
-			t.Logf("%v: %q", m.Facts, list)
 		})
 	}
-	if read < 5 {
+	if read < 4 {
 		t.Errorf("%d images: the corpus is not what it was", read)
-	}
-}
-
-func equal(a, b []string) bool { return strings.Join(a, "\t") == strings.Join(b, "\t") }
-
-// unpack decompresses a file into a sparse one.
-func unpack(t *testing.T, path string) string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Skip(err)
-	}
-	defer f.Close()
-	r := bzip2.NewReader(f)
-	if filepath.Ext(path) == ".gz" {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	out, err := os.Create(filepath.Join(t.TempDir(), "disk.vhdx"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	buf := make([]byte, 1<<20)
-	for off := int64(0); ; {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 && !formats.IsZero(buf[:n]) {
-			if _, err := out.WriteAt(buf[:n], off); err != nil {
-				t.Fatal(err)
-			}
-		}
-		off += int64(n)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			if err := out.Truncate(off); err != nil {
-				t.Fatal(err)
-			}
-			return out.Name()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
 // The log that Windows left in use is replayed as qemu does it in a copy.
 func TestCorpusLogAgainstQemu(t *testing.T) {
-	path := unpack(t, filepath.Join("..", "..", "..", "shared", "corpus", "images", "discutils",
-		"vhdx-log-replay.vhdx.gz"))
-	before, err := os.ReadFile(path)
-	if err != nil {
+	var before []byte
+	for _, s := range formatstest.Corpus(t, corpus, 64<<20) {
+		if strings.HasSuffix(s.Path, "vhdx-log-replay.vhdx.gz") {
+			before = s.Bytes
+		}
+	}
+	path := filepath.Join(t.TempDir(), "disk.vhdx")
+	if err := os.WriteFile(path, before, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	m := open(t, before)

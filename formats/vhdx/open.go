@@ -1,7 +1,6 @@
 package vhdx
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -189,10 +188,7 @@ func (m *mapper) MapAt(off int64) (formats.Extent, error) {
 		return ok && ka == kb
 	}
 	limit := min(m.blocks-block, m.ratio-block%m.ratio)
-	v, n, err := m.identical(m.index(block), limit)
-	if err == nil && n == 0 {
-		v, n, err = m.bat.Run(m.index(block), limit, like)
-	}
+	v, n, err := m.bat.Run(m.index(block), limit, like)
 	if err != nil {
 		return formats.Extent{}, err
 	}
@@ -212,24 +208,6 @@ func (m *mapper) MapAt(off int64) (formats.Extent, error) {
 		return m.partial(block, e, off)
 	}
 	return formats.Extent{}, m.m.Corrupt("BAT", at, "payload block %d in state %d", block, e.state())
-}
-
-// identical returns BAT entry i and how many entries from i on are the same, if
-// it is all of limit, or all to the end of the page; else 0. Most of a large and
-// nearly empty disk is such runs, and comparing them at once takes a tenth of the
-// time that looking at each entry does.
-func (m *mapper) identical(i, limit int64) (v uint64, n int64, err error) {
-	first, b, err := m.bat.Page(i)
-	if err != nil {
-		return 0, 0, err
-	}
-	b = b[8*(i-first):]
-	b = b[:min(int64(len(b)), 8*limit)]
-	v = binary.LittleEndian.Uint64(b)
-	if _, ok := batEntry(v).kind(true); !ok || !bytes.Equal(b[8:], b[:len(b)-8]) {
-		return 0, 0, nil
-	}
-	return v, int64(len(b) / 8), nil
 }
 
 // data clips the data run x to what is in the file and outside of structures; it

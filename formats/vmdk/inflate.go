@@ -1,15 +1,13 @@
 package vmdk
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/zlib"
-
 	"tarvm/formats"
+	"tarvm/formats/internal/inflate"
 )
 
 // A marker stands before each compressed grain, little-endian, not padded. The
@@ -77,10 +75,9 @@ func (s *sparse) marker(b []byte, g, host int64) (int64, error) {
 
 // An inflater is what decoding one grain needs.
 type inflater struct {
-	in   bytes.Reader
-	z    io.ReadCloser
-	buf  []byte
-	tail [512]byte
+	d    inflate.Decoder
+	buf  []byte // the stream
+	more []byte // a grain of which only the start is the disk's
 }
 
 var inflaters = sync.Pool{New: func() any { return new(inflater) }}
@@ -97,7 +94,7 @@ func (s *sparse) inflate(e formats.Extent, dst []byte) error {
 	}
 	f, _ := inflaters.Get().(*inflater)
 	defer func() {
-		if cap(f.buf) <= keepBytes {
+		if cap(f.buf) <= keepBytes && cap(f.more) <= keepBytes {
 			inflaters.Put(f)
 		}
 	}()
@@ -132,38 +129,23 @@ var errTooLong = errors.New("decodes to more than a grain")
 // decode fills dst from the zlib stream b, which may have more than dst has room
 // for, but no more than most bytes, and checks its sum.
 func (f *inflater) decode(b, dst []byte, most int64) error {
-	f.in.Reset(b)
-	if f.z == nil {
-		z, err := zlib.NewReader(&f.in)
-		if err != nil {
-			return err
+	n, err := f.d.Zlib(dst, b)
+	if errors.Is(err, inflate.ErrFull) && int64(len(dst)) < most {
+		if int64(cap(f.more)) < most {
+			f.more = make([]byte, most)
 		}
-		f.z = z
-	} else if r, ok := f.z.(zlib.Resetter); !ok {
-		return errors.ErrUnsupported
-	} else if err := r.Reset(&f.in, nil); err != nil {
-		return err
+		n, err = f.d.Zlib(f.more[:most], b)
+		n = min(n, len(dst))
+		copy(dst, f.more[:n])
 	}
-	if n, err := io.ReadFull(f.z, dst); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if n > 0 {
-			clear(dst[:n])
-		}
-		return err
+	switch {
+	case errors.Is(err, inflate.ErrFull):
+		err = errTooLong
+	case err == nil && n < len(dst):
+		err = io.ErrUnexpectedEOF
 	}
-	// The sum is behind the last byte.
-	for left := most - int64(len(dst)); ; {
-		n, err := f.z.Read(f.tail[:])
-		if left -= int64(n); left < 0 {
-			return errTooLong
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		clear(dst)
 	}
+	return err
 }

@@ -320,11 +320,42 @@ func (s *sparse) mapAt(off int64) (formats.Extent, error) {
 	case kind == 0:
 		return formats.Extent{}, s.m.Corrupt(s.kind+"grain table", table+i*s.width, "entry 0x%x", v)
 	case kind != formats.Data:
+		if v == 0 && i+n == s.tableLen {
+			more, err := s.emptyTables(st, d, table)
+			if err != nil {
+				return formats.Extent{}, err
+			}
+			n += more * s.tableLen
+		}
 		return s.clip(g, n, kind, 0), nil
 	case s.packed:
 		return s.packedAt(st, table+i*s.width, g, host)
 	}
 	return s.data(st, table+i*s.width, off, g, n, host)
+}
+
+// emptyTables returns how many tables behind table d, which is at byte table, are
+// in the hole of the file that it is in. A disk of 16 TiB has half a million tables
+// that were made with it and never written.
+func (s *sparse) emptyTables(st *state, d, table int64) (int64, error) {
+	bytes := s.tableLen * s.width
+	most := min((st.words.Cache.HoleEnd(table)-table)/bytes, s.tables-d)
+	if most <= 1 {
+		return 0, nil
+	}
+	step := uint64(bytes / sector)
+	if s.se != nil {
+		step = 1
+	}
+	v, n, err := s.run(st, s.directory, d, most, func(v, e uint64, k int64) bool { return e == v+uint64(k)*step })
+	if err != nil {
+		return 0, err
+	}
+	// It may be the redundant table that is used, or the directory be damaged.
+	if off, err := s.tableAt(v, 0); err != nil || off != table || overlap(s.fixed, table, table+n*bytes) != nil {
+		return 0, nil //nolint:nilerr // one lookup for each table says what is wrong
+	}
+	return n - 1, nil
 }
 
 func first(k formats.Kind, _ int64) formats.Kind { return k }

@@ -3,19 +3,24 @@ package parse
 import (
 	"encoding/binary"
 	"sync"
+
+	"tarvm/formats"
+	"tarvm/formats/raw"
 )
 
 // A Cache keeps structures of an image that were read: tables and their pages.
 // Its methods may be called from several goroutines at once.
 type Cache struct {
-	m     Image
-	limit int64
+	m      Image
+	limit  int64
+	sparse raw.Sparse // nil: the source does not tell holes
 
 	mu    sync.Mutex
 	found map[int64]*cached // by file offset
 	first *cached           // newest
 	last  *cached
 	bytes int64
+	hole  [2]int64 // the hole that was found last: its start and end
 }
 
 type cached struct {
@@ -26,7 +31,31 @@ type cached struct {
 
 // NewCache returns a cache of at most limit bytes, and one structure more.
 func NewCache(m Image, limit int64) *Cache {
-	return &Cache{m: m, limit: limit, found: make(map[int64]*cached)}
+	sparse, _ := m.Source.(raw.Sparse)
+	return &Cache{m: m, limit: limit, sparse: sparse, found: make(map[int64]*cached)}
+}
+
+// HoleEnd returns the end of the hole of the file that holds off; off: it is in
+// none that the source tells of.
+func (c *Cache) HoleEnd(off int64) int64 {
+	if c.sparse == nil || off < 0 || off >= c.m.Size() {
+		return off
+	}
+	c.mu.Lock()
+	hole := c.hole
+	c.mu.Unlock()
+	if hole[0] <= off && off < hole[1] {
+		return hole[1]
+	}
+	start, _, err := c.sparse.DataAt(off)
+	if err != nil || start <= off {
+		return off // reading it says what is wrong
+	}
+	start = min(start, c.m.Size())
+	c.mu.Lock()
+	c.hole = [2]int64{off, start}
+	c.mu.Unlock()
+	return start
 }
 
 // Bytes is Image.Bytes. The slice is shared: it is only to be read.
@@ -39,7 +68,7 @@ func (c *Cache) Bytes(structure string, off, n int64) ([]byte, error) {
 		return b, nil
 	}
 	c.mu.Unlock()
-	b, err := c.m.Bytes(structure, off, n) // two who want the same both read it
+	b, err := c.load(structure, off, n) // two who want the same both read it
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +83,32 @@ func (c *Cache) Bytes(structure string, off, n int64) ([]byte, error) {
 		c.remove(c.last)
 	}
 	return b, nil
+}
+
+var (
+	zeros [pageLen]byte
+	pages = sync.Pool{New: func() any { return new([pageLen]byte) }}
+)
+
+// load is Image.Bytes, with one slice for all pages of zeros: a large and nearly
+// empty disk has a hundred megabytes of them.
+func (c *Cache) load(structure string, off, n int64) ([]byte, error) {
+	if n != pageLen || !c.m.Inside(off, n) {
+		return c.m.Bytes(structure, off, n)
+	}
+	if c.HoleEnd(off)-off >= n {
+		return zeros[:], nil
+	}
+	page := pages.Get().(*[pageLen]byte) //nolint:forcetypeassert // the pool holds nothing else
+	if err := c.m.readInto(page[:], structure, off); err != nil {
+		pages.Put(page)
+		return nil, err
+	}
+	if !formats.IsZero(page[:]) {
+		return page[:], nil
+	}
+	pages.Put(page)
+	return zeros[:], nil
 }
 
 func (c *Cache) front(e *cached) {
@@ -146,8 +201,9 @@ func (t *Table) Page(i int64) (first int64, b []byte, err error) {
 }
 
 // Run returns entry i and how many entries from i on, at most limit, are alike:
-// entry i+k is alike if like(v, entry, k). It does not look beyond the page that
-// holds i, so that the answer costs little; there may be more.
+// entry i+k is alike if like(v, entry, k). Where like(v, v, 1), all that are equal
+// to v are alike. It does not look beyond the page that holds i, so that the answer
+// costs little; there may be more.
 func (t *Table) Run(i, limit int64, like func(v, entry uint64, k int64) bool) (v uint64, n int64, err error) {
 	first, b, err := t.Page(i)
 	if err != nil {
@@ -155,7 +211,24 @@ func (t *Table) Run(i, limit int64, like func(v, entry uint64, k int64) bool) (v
 	}
 	v = t.entry(b, i-first)
 	end := min(int64(len(b)/t.Width)-(i-first), limit)
-	for n = 1; n < end && like(v, t.entry(b, i-first+n), n); n++ {
+	n = 1
+	if end > 1 && like(v, v, 1) {
+		n = same(b[(i-first)*int64(t.Width):][:end*int64(t.Width)], int64(t.Width))
+	}
+	for ; n < end && like(v, t.entry(b, i-first+n), n); n++ {
 	}
 	return v, n, nil
+}
+
+// same returns how many entries of width bytes at the start of b are equal: tables
+// of disks that are nearly empty are read at the speed of memory.
+func same(b []byte, width int64) (n int64) {
+	n = 1
+	for step := int64(1 << 10); step > 0; step /= 2 {
+		for (n+step)*width <= int64(len(b)) &&
+			string(b[(n-1)*width:(n+step-1)*width]) == string(b[n*width:(n+step)*width]) {
+			n += step
+		}
+	}
+	return n
 }

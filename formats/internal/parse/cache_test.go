@@ -151,3 +151,69 @@ func TestTable(t *testing.T) {
 		}
 	}
 }
+
+// holey is a source that tells its holes, and in which reading one is a mistake.
+type holey struct {
+	t    *testing.T
+	data []byte
+	hole [2]int64
+	asks atomic.Int64
+}
+
+func (h *holey) Size() int64 { return int64(len(h.data)) }
+
+func (h *holey) ReadAt(p []byte, off int64) (int, error) {
+	if off >= h.hole[0] && off+int64(len(p)) <= h.hole[1] {
+		h.t.Errorf("read %d bytes at %d, in the hole", len(p), off)
+	}
+	return copy(p, h.data[off:]), nil
+}
+
+func (h *holey) DataAt(off int64) (start, end int64, err error) {
+	h.asks.Add(1)
+	switch {
+	case off < h.hole[0]:
+		return off, h.hole[0], nil
+	case off < h.hole[1]:
+		return h.hole[1], h.Size(), nil
+	}
+	return off, h.Size(), nil
+}
+
+// Pages in a hole are not read, and pages of zeros are one page.
+func TestHoles(t *testing.T) {
+	const page = 64 << 10
+	h := &holey{t: t, data: make([]byte, 40*page), hole: [2]int64{10*page - 7, 30*page + 7}}
+	for i := range h.hole[0] {
+		h.data[i] = byte(i%251) + 1
+	}
+	h.data[len(h.data)-1] = 1
+	c := parse.NewCache(parse.Image{Source: h, Format: "x"}, 4*page)
+	tab := parse.Table{Name: "table", Count: 40 * page / 8, Width: 8, Order: binary.LittleEndian, Cache: c}
+	for i := range tab.Count {
+		if i%97 != 0 && i%(page/8) > 2 {
+			continue
+		}
+		if v, err := tab.At(i); err != nil || v != binary.LittleEndian.Uint64(h.data[8*i:]) {
+			t.Fatalf("entry %d: %x, %v", i, v, err)
+		}
+	}
+	for off, want := range map[int64]int64{
+		0: 0, h.hole[0] - 1: h.hole[0] - 1, h.hole[0]: h.hole[1], 20 * page: h.hole[1], h.hole[1] - 1: h.hole[1],
+		h.hole[1]: h.hole[1], -1: -1, h.Size(): h.Size(),
+	} {
+		if got := c.HoleEnd(off); got != want {
+			t.Errorf("the hole at %d ends at %d, want %d", off, got, want)
+		}
+	}
+	before := h.asks.Load()
+	for i := range int64(1000) {
+		c.HoleEnd(12*page + i)
+	}
+	if n := h.asks.Load() - before; n > 1 {
+		t.Errorf("asked %d times for one hole", n)
+	}
+	if n, _, err := tab.Page(39 * page / 8); err != nil || n != 39*page/8 {
+		t.Errorf("the last page: %d, %v", n, err)
+	}
+}

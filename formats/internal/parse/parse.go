@@ -48,16 +48,23 @@ func (m Image) Inside(off, n int64) bool {
 
 func (m Image) read(structure string, off, n int64) ([]byte, error) {
 	b := make([]byte, n)
+	if err := m.readInto(b, structure, off); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (m Image) readInto(b []byte, structure string, off int64) error {
 	got, err := m.ReadAt(b, off)
-	if int64(got) == n {
-		return b, nil
+	if got == len(b) {
+		return nil
 	}
 	// The Source promised these bytes: a file that shrinks is a fault of the
 	// medium, not of the format.
 	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return nil, &formats.FormatError{Format: m.Format, Structure: structure, Offset: off, Err: err}
+	return &formats.FormatError{Format: m.Format, Structure: structure, Offset: off, Err: err}
 }
 
 // Corrupt makes a FormatError around ErrCorrupt. A negative off: nowhere in
