@@ -10,49 +10,53 @@ import (
 // from nothing; then Encode writes it. Machines in it are shared, not copied.
 type Envelope struct {
 	// Version is 0.9, 1.0, 1.1, 2.0 or 2.1: that of ovf:version where it fits the namespace, else the namespace's first.
-	Version string
-	Lang    string // of the texts: xml:lang; empty: en-US
-	Files   []File
-	Disks   []VirtualDisk
+	Version string        `json:"version,omitempty"`
+	Lang    string        `json:"lang,omitempty"` // of the texts: xml:lang; empty: en-US
+	Files   []File        `json:"files,omitempty"`
+	Disks   []VirtualDisk `json:"disks,omitempty"`
 	// Networks are named by the network adapters.
-	Networks []Network
-	Options  []DeploymentOption
+	Networks []Network          `json:"networks,omitempty"`
+	Options  []DeploymentOption `json:"options,omitempty"`
 	// Collections are the VirtualSystemCollections, parents before their members. The first one, if there is any, is the
 	// root that holds all others and all systems.
-	Collections []Collection
-	Systems     []System
+	Collections []Collection `json:"collections,omitempty"`
+	Systems     []System     `json:"systems,omitempty"`
 	// Bundles are the Strings: texts in other languages.
-	Bundles []Bundle
+	Bundles []Bundle `json:"bundles,omitempty"`
 	// Unknown are the sections of the package, not of a system, that have no field here.
-	Unknown []Unknown
+	Unknown []Unknown `json:"unknown,omitempty"`
 	// Problems are what is wrong with the document and does not keep it from being read.
-	Problems []Problem
+	Problems []Problem `json:"problems,omitempty"`
 
 	raw []byte // what it was decoded from; nil: it was made
 }
 
 // A Msg is a text for people. ID is its ovf:msgid, by which Bundles give it in other languages; it may be empty.
-type Msg struct{ Text, ID string }
+type Msg struct {
+	Text string `json:"text"`
+	ID   string `json:"id,omitempty"`
+}
 
 // A VirtualDisk is an element of the DiskSection or, Shared, of 2.0's SharedDiskSection.
 type VirtualDisk struct {
-	ID string
+	ID string `json:"id"`
 	// FileRef is the ID of the file with its content; empty: the disk is blank.
-	FileRef string
+	FileRef string `json:"file_ref,omitempty"`
 	// ParentRef is the ID of the disk that it is a difference to; empty: none.
-	ParentRef string
+	ParentRef string `json:"parent_ref,omitempty"`
 	// Format is a URI: see FormatVMDK. Empty: it does not say.
-	Format string
+	Format string `json:"format,omitempty"`
 	// Capacity is in bytes; 0: unknown, or as CapacityText says.
-	Capacity int64
+	Capacity int64 `json:"capacity,omitempty"`
 	// CapacityText is a capacity that is a property (${disksize}), and CapacityUnits its units, in the words of the
 	// document.
-	CapacityText, CapacityUnits string
+	CapacityText  string `json:"capacity_text,omitempty"`
+	CapacityUnits string `json:"capacity_units,omitempty"`
 	// Populated is how many bytes are in use; -1: it does not say.
-	Populated int64
+	Populated int64 `json:"populated"`
 	// UUID is what VirtualBox knows the disk by, in the form of machine.Machine's.
-	UUID   string
-	Shared bool
+	UUID   string `json:"uuid,omitempty"`
+	Shared bool   `json:"shared,omitempty"`
 }
 
 // The URIs of disk formats that are written. Importers know FormatVMDK alone; VirtualBox knows FormatISO too.
@@ -82,119 +86,139 @@ func FormatName(uri string) string {
 
 // A Network is one of the NetworkSection.
 type Network struct {
-	Name        string
-	Description Msg
+	Name        string `json:"name,omitempty"`
+	Description Msg    `json:"description,omitzero"`
 }
 
 // A DeploymentOption is a configuration of the DeploymentOptionSection.
 type DeploymentOption struct {
-	ID                 string
-	Label, Description Msg
-	Default            bool
+	ID          string `json:"id"`
+	Label       Msg    `json:"label,omitzero"`
+	Description Msg    `json:"description,omitzero"`
+	Default     bool   `json:"default,omitempty"`
 }
 
 // Content is what systems and collections have in common.
 type Content struct {
-	ID   string
-	Info string
+	ID   string `json:"id"`
+	Info string `json:"info,omitempty"`
 	// Name is what people call it.
-	Name Msg
+	Name Msg `json:"name,omitzero"`
 	// Parent is the index of the collection that holds it. It says nothing when there are no collections, and nothing of
 	// the root.
-	Parent   int
-	Products []Product
-	EULAs    []Msg
-	Unknown  []Unknown
+	Parent   int       `json:"parent,omitempty"`
+	Products []Product `json:"products,omitempty"`
+	EULAs    []Msg     `json:"eulas,omitempty"`
+	Unknown  []Unknown `json:"unknown,omitempty"`
 }
 
 // A Collection is a VirtualSystemCollection: a vApp.
 type Collection struct {
 	Content
-	Annotation Msg
-	Startup    []StartupItem
-	Resources  []Allocation
+	Annotation Msg           `json:"annotation,omitzero"`
+	Startup    []StartupItem `json:"startup,omitempty"`
+	Resources  []Allocation  `json:"resources,omitempty"`
 }
 
 // A System is a VirtualSystem.
 type System struct {
 	Content
 	// Machine is its hardware, guest, name and annotation, with the deployment option that is the default.
-	Machine *machine.Machine
+	Machine *machine.Machine `json:"machine,omitempty"`
 	// Families are the kinds of virtual hardware that it runs on: vmx-13, virtualbox-2.2.
-	Families []string
+	Families []string `json:"families,omitempty"`
 	// Transports are the ways in which the guest gets the properties: iso, com.vmware.guestInfo.
-	Transports []string
+	Transports []string `json:"transports,omitempty"`
 	// Install is the InstallSection: the system restarts once for its own setup.
-	Install *Install
+	Install *Install `json:"install,omitempty"`
 	// EnvironmentFiles are 2.0's.
-	EnvironmentFiles []EnvironmentFile
+	EnvironmentFiles []EnvironmentFile `json:"environment_files,omitempty"`
 }
 
 // Install is an InstallSection.
 type Install struct {
 	// StopDelay is how many seconds to wait for the system to stop; 0: forever.
-	StopDelay int
+	StopDelay int `json:"stop_delay,omitempty"`
 }
 
 // An EnvironmentFile is a file that the guest finds at Path.
-type EnvironmentFile struct{ FileRef, Path string }
+type EnvironmentFile struct {
+	FileRef string `json:"file_ref"`
+	Path    string `json:"path"`
+}
 
 // A StartupItem says when a member of a collection is started.
 type StartupItem struct {
-	ID    string // of the member
-	Order int    // lower ones first; 0: at any time
+	ID    string `json:"id"`              // of the member
+	Order int    `json:"order,omitempty"` // lower ones first; 0: at any time
 	// StartDelay and StopDelay are seconds before the next one.
-	StartDelay, StopDelay   int
-	WaitingForGuest         bool   // the next one is started when the guest says that it is ready
-	StartAction, StopAction string // powerOn, none; powerOff, guestShutdown, none; empty: the first of these
+	StartDelay      int    `json:"start_delay,omitempty"`
+	StopDelay       int    `json:"stop_delay,omitempty"`
+	WaitingForGuest bool   `json:"waiting_for_guest,omitempty"` // the next one is started when the guest says that it is ready
+	StartAction     string `json:"start_action,omitempty"`
+	StopAction      string `json:"stop_action,omitempty"` // powerOn, none; powerOff, guestShutdown, none; empty: the first of these
 }
 
 // An Allocation is a limit of what the members of a collection may use, from its ResourceAllocationSection.
 type Allocation struct {
-	Type               int    // 3: processors, 4: memory
-	Name               string // for people
-	Configuration      string // the deployment options that it is for, separated by spaces; empty: all
-	Bound              string // min, max, normal; empty: normal
-	Units              string
-	Reservation, Limit int64 // in Units; -1: it does not say
-	Weight             int64 // -1: it does not say
+	Type          int    `json:"type,omitempty"`          // 3: processors, 4: memory
+	Name          string `json:"name,omitempty"`          // for people
+	Configuration string `json:"configuration,omitempty"` // the deployment options that it is for, separated by spaces; empty: all
+	Bound         string `json:"bound,omitempty"`         // min, max, normal; empty: normal
+	Units         string `json:"units,omitempty"`
+	Reservation   int64  `json:"reservation"` // in Units; -1: it does not say
+	Limit         int64  `json:"limit"`       // the same
+	Weight        int64  `json:"weight"`      // -1: it does not say
 }
 
 // A Product is a ProductSection: software, and what can be set of it.
 type Product struct {
-	Class, Instance        string
-	Info                   string
-	Name, Vendor           Msg
-	Version, FullVersion   string
-	URL, VendorURL, AppURL string
-	Icons                  []Icon
-	Properties             []Property
-	Required               machine.Switch
+	Class       string         `json:"class,omitempty"`
+	Instance    string         `json:"instance,omitempty"`
+	Info        string         `json:"info,omitempty"`
+	Name        Msg            `json:"name,omitzero"`
+	Vendor      Msg            `json:"vendor,omitzero"`
+	Version     string         `json:"version,omitempty"`
+	FullVersion string         `json:"full_version,omitempty"`
+	URL         string         `json:"url,omitempty"`
+	VendorURL   string         `json:"vendor_url,omitempty"`
+	AppURL      string         `json:"app_url,omitempty"`
+	Icons       []Icon         `json:"icons,omitempty"`
+	Properties  []Property     `json:"properties,omitempty"`
+	Required    machine.Switch `json:"required,omitempty"`
 }
 
 // An Icon is a picture of a product.
 type Icon struct {
-	FileRef, MimeType string
-	Width, Height     int
+	FileRef  string `json:"file_ref,omitempty"`
+	MimeType string `json:"mime_type,omitempty"`
+	Width    int    `json:"width,omitempty"`
+	Height   int    `json:"height,omitempty"`
 }
 
 // A Property is a setting that the guest reads at its start.
 type Property struct {
-	Key, Type, Qualifiers string
-	Value                 string // without a deployment option of its own
+	Key        string `json:"key,omitempty"`
+	Type       string `json:"type,omitempty"`
+	Qualifiers string `json:"qualifiers,omitempty"`
+	Value      string `json:"value,omitempty"` // without a deployment option of its own
 	// Values are those of deployment options.
-	Values           []PropertyValue
-	UserConfigurable bool
-	Password         bool
+	Values           []PropertyValue `json:"values,omitempty"`
+	UserConfigurable bool            `json:"user_configurable,omitempty"`
+	Password         bool            `json:"password,omitempty"`
 	// Configuration is the deployment options that it is there in, separated by spaces; empty: all.
-	Configuration      string
-	Label, Description Msg
+	Configuration string `json:"configuration,omitempty"`
+	Label         Msg    `json:"label,omitzero"`
+	Description   Msg    `json:"description,omitzero"`
 	// Category is the heading above it.
-	Category Msg
+	Category Msg `json:"category,omitzero"`
 }
 
 // A PropertyValue is the value in one deployment option.
-type PropertyValue struct{ Configuration, Value string }
+type PropertyValue struct {
+	Configuration string `json:"configuration"`
+	Value         string `json:"value"`
+}
 
 // FullKey returns the key as the guest sees it: class.key.instance.
 func (p Product) FullKey(q Property) string {
@@ -222,15 +246,16 @@ func (q Property) In(option string) string {
 
 // An Unknown is a section that is kept and not understood.
 type Unknown struct {
-	Name, Space string // of its element
-	Required    bool   // an importer that does not know it should refuse the package
+	Name     string `json:"name"`               // of its element
+	Space    string `json:"space,omitempty"`    // the namespace of that
+	Required bool   `json:"required,omitempty"` // an importer that does not know it should refuse the package
 }
 
 // A Bundle is a Strings element: texts in one language, in the envelope, in a file, or both.
 type Bundle struct {
-	Lang     string
-	FileRef  string // the file that has more of them; empty: none
-	Messages []Msg
+	Lang     string `json:"lang,omitempty"`
+	FileRef  string `json:"file_ref,omitempty"` // the file that has more of them; empty: none
+	Messages []Msg  `json:"messages,omitempty"`
 }
 
 // Severity is how bad a Problem is.
@@ -245,9 +270,9 @@ const (
 
 // A Problem is something wrong with an envelope that can be read nevertheless.
 type Problem struct {
-	Where    string // "VirtualSystem vm, Item 7"
-	What     string
-	Severity Severity
+	Where    string   `json:"where"` // "VirtualSystem vm, Item 7"
+	What     string   `json:"what"`
+	Severity Severity `json:"severity"`
 }
 
 // String gives the form "error: VirtualSystem vm, Item 7: its Parent 12 is nowhere".

@@ -17,11 +17,11 @@ import (
 
 // A File is one File element of an envelope's References.
 type File struct {
-	ID          string
-	Href        string // as it stands there
-	Size        int64  // bytes; -1: it does not say
-	Compression string // "", "identity" or "gzip"
-	Chunk       int64  // size of the parts NAME.000000000 and on in which the file comes; 0: it comes whole
+	ID          string `json:"id"`
+	Href        string `json:"href"`                  // as it stands there
+	Size        int64  `json:"size"`                  // bytes; -1: it does not say
+	Compression string `json:"compression,omitempty"` // "", "identity" or "gzip"
+	Chunk       int64  `json:"chunk,omitempty"`       // size of the parts NAME.000000000 and on in which the file comes; 0: it comes whole
 }
 
 // Name returns the file's path relative to the package. Errors wrap ErrUnsafe for one that leads out of it, and

@@ -192,14 +192,13 @@ func defaults(m *machine.Machine, provider string) Defaults {
 			d.BaseMAC = m.NICs[0].MAC
 		}
 	case libvirt:
-		for _, disk := range m.Disks() {
-			switch disk.At.Bus {
+		if disks := m.Disks(); len(disks) > 0 {
+			switch bus := disks[0].At.Bus; bus {
 			case machine.IDE, machine.SATA, machine.SCSI, machine.Virtio:
-				d.DiskBus = string(disk.At.Bus)
+				d.DiskBus = string(bus)
 			case machine.NVMe:
-				d.DiskBus = "sata"
+				d.DiskBus = "sata" // libvirt attaches no disk by NVMe
 			}
-			break
 		}
 		if len(m.NICs) > 0 {
 			d.NICModel = m.NICs[0].Model
