@@ -108,6 +108,7 @@ func (f *File) readBlocks(p []byte, off int64) (int, error) {
 		return 0, f.e.fail(f.b.m, off, err)
 	}
 	bufs := make([][]byte, len(digests))
+	known := make([]bool, len(digests)) // to have its digest
 	var wants []want
 	for j, d := range digests {
 		i := first + int64(j)
@@ -116,10 +117,14 @@ func (f *File) readBlocks(p []byte, off int64) (int, error) {
 			continue
 		}
 		if b, ok := f.cache.get(i).([]byte); ok {
-			bufs[j] = b
+			bufs[j], known[j] = b, true
 			continue
 		}
-		bufs[j] = make([]byte, n)
+		if at := boff - off; at >= 0 && at+n <= int64(len(p)) {
+			bufs[j] = p[at : at+n : at+n] // all of it is wanted there
+		} else {
+			bufs[j] = make([]byte, n)
+		}
 		wants = append(wants, want{mem: f.mem, file: int32(j), off: boff, n: n})
 	}
 	if err := f.fill(wants, bufs); err != nil {
@@ -136,9 +141,13 @@ func (f *File) readBlocks(p []byte, off int64) (int, error) {
 			done += len(dst)
 			continue
 		}
-		if f.cache.get(i) == nil {
+		if !known[j] {
 			if got := delta.Sum(b); got != d {
 				return done, &DigestError{f.e.snap.ID, f.b.m.Path, boff, n, d, got}
+			}
+			if int64(len(dst)) == n && &dst[0] == &b[0] {
+				done += len(dst)
+				continue
 			}
 			f.cache.put(i, b, n)
 		}
@@ -162,7 +171,8 @@ func (f *File) fill(wants []want, bufs [][]byte) error {
 	})
 	for _, p := range ps {
 		if p.arch == zeroPiece {
-			continue // the buffer is new
+			clear(bufs[p.file][p.at : p.at+p.n]) // which may be the caller's
+			continue
 		}
 		if p.arch < 0 {
 			return f.e.corrupt(f.b.m, p.at, "its content is not in an archive")

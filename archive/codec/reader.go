@@ -41,14 +41,23 @@ type Reader struct {
 	cache map[int]*list.Element
 	lru   list.List
 	max   int
+	free  []buffers // of frames that are not kept any more
 }
 
 type cached struct {
-	frame int
-	done  chan struct{}
-	data  []byte
-	err   error
+	frame   int
+	done    chan struct{}
+	data    []byte
+	err     error
+	users   int  // of data
+	dropped bool // from the cache: the last user gives data back
 }
+
+// buffers are what decoding a frame needs. New ones for each would cost as much as a fifth of the decoding.
+type buffers struct{ data, scratch []byte }
+
+// maxFree is how many buffers wait for another frame.
+const maxFree = 2
 
 // maxEncoded is more than any codec makes of MaxFrame bytes: what does not compress grows by less than 1 in 1000.
 const maxEncoded = MaxFrame + MaxFrame/64
@@ -152,39 +161,51 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 		if i == len(r.frames) {
 			return n, io.EOF
 		}
-		b, err := r.frame(i)
-		if err != nil {
-			return n, err
+		c := r.frame(i)
+		if c.err != nil {
+			return n, c.err
 		}
-		k := copy(p[n:], b[off-r.dec[i]:])
+		k := copy(p[n:], c.data[off-r.dec[i]:])
+		r.release(c)
 		n += k
 		off += int64(k)
 	}
 	return n, nil
 }
 
-// frame returns the decoded frame i from the cache, or decodes it; one goroutine does, others wait.
-func (r *Reader) frame(i int) ([]byte, error) {
+// frame returns the decoded frame i from the cache, or decodes it; one goroutine does, others wait. Unless there was an
+// error, it must be released.
+func (r *Reader) frame(i int) *cached {
 	r.mu.Lock()
 	if e, ok := r.cache[i]; ok {
 		r.lru.MoveToFront(e)
-		r.mu.Unlock()
 		c, _ := e.Value.(*cached)
+		c.users++
+		r.mu.Unlock()
 		<-c.done
-		return c.data, c.err
+		return c
 	}
-	c := &cached{frame: i, done: make(chan struct{})}
+	c := &cached{frame: i, done: make(chan struct{}), users: 1}
 	e := r.lru.PushFront(c)
 	r.cache[i] = e
 	for r.lru.Len() > r.max {
 		last := r.lru.Back()
 		if l, ok := last.Value.(*cached); ok {
 			delete(r.cache, l.frame)
+			l.dropped = true
+			r.recycle(l)
 		}
 		r.lru.Remove(last)
 	}
+	var b buffers
+	if n := len(r.free); n > 0 {
+		b, r.free = r.free[n-1], r.free[:n-1]
+	}
 	r.mu.Unlock()
-	c.data, _, c.err = r.read(i, nil, nil)
+	c.data, b.scratch, c.err = r.read(i, b.data, b.scratch)
+	r.mu.Lock()
+	r.keep(buffers{scratch: b.scratch})
+	r.mu.Unlock()
 	if c.err != nil {
 		r.mu.Lock()
 		if r.cache[i] == e { // an error may pass; it is not kept
@@ -194,7 +215,40 @@ func (r *Reader) frame(i int) ([]byte, error) {
 		r.mu.Unlock()
 	}
 	close(c.done)
-	return c.data, c.err
+	return c
+}
+
+// release ends the use of a frame's data.
+func (r *Reader) release(c *cached) {
+	r.mu.Lock()
+	c.users--
+	r.recycle(c)
+	r.mu.Unlock()
+}
+
+// recycle keeps the buffer of a frame that nobody has any more. r.mu is held.
+func (r *Reader) recycle(c *cached) {
+	if c.dropped && c.users == 0 && c.data != nil {
+		r.keep(buffers{data: c.data})
+		c.data = nil
+	}
+}
+
+// keep keeps one of the two buffers, beside one of the other kind if there is such. r.mu is held.
+func (r *Reader) keep(b buffers) {
+	for i := range r.free {
+		switch f := &r.free[i]; {
+		case b.data != nil && f.data == nil:
+			f.data = b.data
+			return
+		case b.scratch != nil && f.scratch == nil:
+			f.scratch = b.scratch
+			return
+		}
+	}
+	if len(r.free) < maxFree {
+		r.free = append(r.free, b)
+	}
 }
 
 // Section returns a reader of the n decoded bytes from off on. Frames are decoded ahead by
