@@ -15,7 +15,7 @@ TIMEOUT   ?= 15m
 FUZZTIME  ?= 10s
 
 .DEFAULT_GOAL := build
-.PHONY: build test race fuzz lint cross demo bench vm clean help go tools
+.PHONY: build test race fuzz lint cross demo boot bench vm clients clean help go tools
 
 build: go ## build bin/tarvm, static, for this machine
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/tarvm
@@ -38,11 +38,21 @@ cross: go ## build and vet for Linux, macOS and Windows on amd64 and arm64
 demo: build ## pack, change, pack an increment, verify, restore and compare a VM directory made here
 	TARVM=$(BIN) testdata/demo.sh
 
+boot: build ## a Debian goes from form to form and starts at each stop under QEMU; VM, ACCEL, STOPS, WAIT
+	TARVM=$(BIN) testdata/boot/run.sh
+
 vm: go ## make the bench's VM in VM (/var/tmp/vm), a real Debian where this machine can
 	testdata/vm/make.sh "$${VM:-/var/tmp/vm}"
 
 bench: build ## compare with other tools, side by side, as a Markdown table; RUNS, ONLY, SLOW, VM
 	TARVM=$(BIN) testdata/bench/run.sh
+
+clients: go tools ## have the real importers judge every machine and form; sets them up in TARVM_CLIENTS_DIR (/var/tmp/tarvm-clients), as root
+	.ci/clients "$${TARVM_CLIENTS_DIR:-/var/tmp/tarvm-clients}"
+	export TARVM_CLIENTS=all TARVM_CLIENTS_DIR="$${TARVM_CLIENTS_DIR:-/var/tmp/tarvm-clients}"; \
+	[ -n "$$TARVM_VBOX" ] || [ ! -d "$$TARVM_CLIENTS_DIR/sid" ] || export TARVM_VBOX="$$TARVM_CLIENTS_DIR/sid"; \
+	[ ! -d "$$TARVM_VBOX" ] || export TARVM_VBOXMANAGE="chroot $$TARVM_VBOX /usr/lib/virtualbox/VBoxManage"; \
+	$(GO) test -timeout 60m $(TESTFLAGS) ./formats/machine ./formats/vbox ./formats/vmx ./formats/libvirt ./formats/xl ./formats/qemu ./ovf/...
 
 clean: ## remove what was built here
 	rm -rf bin

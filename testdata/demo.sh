@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # demo.sh: the whole round, with a VM directory that it makes itself: pack, change, pack an increment, verify,
-# restore, compare; then the same without tarvm. Works in a temporary directory, which KEEP=1 keeps.
+# restore, compare, export; then the same without tarvm. Works in a temporary directory, which KEEP=1 keeps.
 # TARVM names the program (bin/tarvm). Needs Go; uses qemu-io, python3, zstd and tar where they are there.
 set -euo pipefail
 export LC_ALL=C
@@ -107,6 +107,19 @@ if have qemu-img; then
   sh "qemu-img compare -f vmdk -F qcow2 web01/vm.vmdk vm.qcow2"
 fi
 rm vm.qcow2
+
+say "The whole machine for another hypervisor: an OVA, out of the chain, and back from it."
+sh "tarvm export tuesday.tar.zst -o web01.ova --search vault"
+sh "tar -tvf web01.ova"
+sh "tarvm ovf verify web01.ova"
+sh "tarvm ovf check web01.ova"
+sh "tarvm import web01.ova -C imported --to vmx"
+sh "ls -l imported"
+sh "tarvm image compare web01/vm.vmdk imported/*.vmdk"
+if have qemu-img; then
+  sh "qemu-img compare -f vmdk -F vmdk web01/vm.vmdk imported/*.vmdk"
+fi
+rm -r web01.ova imported
 
 say "A byte of the archive goes bad: that is noticed."
 cp tuesday.tar.zst bad.tar.zst

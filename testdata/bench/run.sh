@@ -362,6 +362,52 @@ decode qcow2 qcow2 ""
 decode vdi vdi ""
 decode vmdk vmdk ""
 
+# Packages. The others' are what their tools make of the disk, a digest of it, and tar; ours has more in it.
+# ova_of LEVELS...: rows of tarvm with each level, the default being an empty word.
+ova_of() {
+  local l
+  for l in "$@"; do
+    row "tarvm export${l:+ --level $l}" "tarvm export $VM/S1 -o $a.ova ${l:+--level $l} --workers 2 && sync $a.ova" "$a.ova" "rm -f $a.ova" \
+      "tarvm ovf verify $a.ova && rm -rf $o && mkdir $o && tar -xf $a.ova -C $o && $same -F vmdk $disk $o/*.vmdk"
+  done
+}
+# packed COMMAND: makes x.vmdk in the current directory with COMMAND, and a package of it. Its envelope is a placeholder.
+packed() {
+  echo "rm -rf $o && mkdir $o && cd $o && cp $VM/S1/vm.vmx x.ovf && $1 && sha256sum --tag x.ovf x.vmdk >x.mf && tar --format=ustar -cf $a.ova x.ovf x.mf x.vmdk && sync $a.ova"
+}
+group "ova: of a directory"
+ova_of "" 1 6 9
+row "qemu-img convert -o subformat=streamOptimized, sha256sum, tar" "$(packed "qemu-img convert -f vmdk -O vmdk -o subformat=streamOptimized $disk x.vmdk")" "$a.ova" "rm -f $a.ova"
+measured
+
+# VMware's own converter. OPENVMDK is what runs it, where it is not installed here: "chroot DIR", with SCRATCH and VM seen
+# at the same places within.
+for l in 1 6; do
+  group "ova: deflate level $l, two threads"
+  ova_of $l
+  if have vmdk-convert || [ -n "${OPENVMDK:-}" ]; then
+    [[ "$group/vmdk-convert" =~ $ONLY ]] && tools+=("vmdk-convert -c $l -n 2 (no digest)") paths+=("$a.vmdk") preps+=("rm -f $a.vmdk") checks+=("$same -F vmdk $disk $a.vmdk") onces+=("") \
+      cmds+=("${OPENVMDK:-} vmdk-convert -c $l -n 2 $disk $a.vmdk && sync $a.vmdk")
+  else
+    row vmdk-convert "" # says that it is missing
+  fi
+  measured
+done
+
+group "ova: of the fourth entry of a chain"
+row "tarvm export, the directory" "tarvm export $T/S4 -o $a.ova --workers 2 && sync $a.ova" "$a.ova" "chain; rm -f $a.ova" "cp $a.ova $a.first.ova"
+row "tarvm export, the archives" "tarvm export $T/cS4.tar.zst --search $T -o $a.ova --workers 2 && sync $a.ova" "$a.ova" "chain; rm -f $a.ova" \
+  "tar -xOf $a.first.ova --wildcards '*.vmdk' | sha256sum >$o.sum; tar -xOf $a.ova --wildcards '*.vmdk' | sha256sum | cmp - $o.sum"
+measured
+
+# What is written twice for a pipe, and other forms.
+group "ova: other ways out"
+row "tarvm export" "tarvm export $VM/S1 -o $a.ova --workers 2 && sync $a.ova" "$a.ova" "rm -f $a.ova"
+row "tarvm export -o - (a pipe)" "tarvm export $VM/S1 -o - --to ova --workers 2 >$a.pipe && sync $a.pipe" "$a.pipe" "rm -f $a.pipe" "cmp $a.ova $a.pipe"
+row "tarvm export --to xva" "tarvm export $VM/S1 -o $a.xva --workers 2 && sync $a.xva" "$a.xva" "rm -f $a.xva"
+row "tarvm import, to libvirt" "rm -rf $o; tarvm import $a.ova -C $o --to libvirt --workers 2 && sync -f $o" "$o" "rm -rf $o" "$same -F qcow2 $disk $o/*.qcow2"
+measured
+
 group "image: a digest of the disk"
 row "tarvm image id" "tarvm image id $disk --workers 2"
 row "qemu-img convert to raw" "qemu-img convert -f vmdk -O raw $disk $a" "" "rm -f $a"
