@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,9 @@ const (
 // DefaultHardware is the version of VMware's virtual hardware that is written when none is asked for: vSphere 6.5 and
 // later know it.
 const DefaultHardware = "vmx-13"
+
+// hardwareFamily is what the name of a family of virtual hardware looks like.
+var hardwareFamily = regexp.MustCompile(`^[A-Za-z]+-[0-9]+(\.[0-9]+)?$`)
 
 // EncodeOptions say how an envelope is written. The zero value works.
 type EncodeOptions struct {
@@ -78,6 +82,9 @@ func (e *Envelope) Encode(o EncodeOptions) ([]byte, []machine.Loss, error) {
 	case "", "1.0", "1.1", "2.0":
 	default:
 		return nil, nil, fmt.Errorf("%w: writing version %q", machine.ErrUnsupported, o.Version)
+	}
+	if h := o.Hardware; h != "" && !hardwareFamily.MatchString(h) {
+		return nil, nil, fmt.Errorf("%w: hardware %.40q is not of the form vmx-13", machine.ErrUnsupported, h)
 	}
 	if len(e.Systems) == 0 && len(e.Collections) == 0 && e.raw == nil {
 		return nil, nil, fmt.Errorf("%w: an envelope without a system", machine.ErrUnsupported)

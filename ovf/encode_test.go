@@ -245,7 +245,7 @@ func TestLosses(t *testing.T) {
 			t.Errorf("%s, strict: %v", profile, err)
 		}
 	}
-	for _, o := range []ovf.EncodeOptions{{Profile: "x"}, {Version: "0.9"}, {Version: "3"}} {
+	for _, o := range []ovf.EncodeOptions{{Profile: "x"}, {Version: "0.9"}, {Version: "3"}, {Hardware: "13"}, {Hardware: "vmx-new"}} {
 		if _, _, err := ovf.New(m, nil, nil).Encode(o); !errors.Is(err, machine.ErrUnsupported) {
 			t.Errorf("%v: %v", o, err)
 		}

@@ -659,6 +659,15 @@ func resource(it *item) (kind, id string) {
 	return kind, id
 }
 
+// DiskOf returns the element of Disks that is the content of a drive, which is one of a machine of this envelope or of a copy
+// of it; nil: there is none.
+func (e *Envelope) DiskOf(d *machine.Drive) *VirtualDisk {
+	if id := from(d.Origin).disk; id != "" {
+		return e.Disk(id)
+	}
+	return nil
+}
+
 func (b *board) drive(it *item, o *origin) {
 	v := machine.Drive{Kind: machine.Disk, Origin: o}
 	fallback := machine.SCSI

@@ -568,7 +568,9 @@ func (r *rack) seat(d *machine.Drive, to machine.Bus) attached {
 	}
 	for ; !free(s, unit) && unit < units; unit++ {
 	}
-	if unit >= units && to != machine.SCSI && to != machine.Floppy && !r.keep && d.Kind == machine.Disk && r.profile != VirtualBox {
+	// What has no place on the one SCSI controller of a model that VirtualBox takes goes to a SATA controller, which all but vcsim take.
+	overflow := (r.profile == Generic || r.profile == VirtualBox) && !r.keep && d.Kind == machine.Disk
+	if unit >= units && to != machine.SCSI && to != machine.Floppy && !r.keep && d.Kind == machine.Disk && r.profile != VirtualBox && !(overflow && to == machine.SATA) {
 		return r.seat(d, machine.SCSI)
 	}
 	if unit >= units {
@@ -580,6 +582,9 @@ func (r *rack) seat(d *machine.Drive, to machine.Bus) attached {
 			for unit = 0; !free(s, unit) && unit < units; unit++ {
 			}
 		}
+	}
+	if unit >= units && overflow && to == machine.SCSI {
+		return r.seat(d, machine.SATA)
 	}
 	if unit >= units {
 		r.lose(part, "left out: there is no place for it")

@@ -226,7 +226,7 @@ func TestHostile(t *testing.T) {
 		"empty":               {"", "no element"},
 		"other root":          {"<a/>", "not Envelope"},
 		"no system":           {head + "</Envelope>", "no VirtualSystem"},
-		"deep collections":    {head + many(300, `<VirtualSystemCollection ovf:id="x">`), "levels"},
+		"deep collections":    {head + many(800, `<VirtualSystemCollection ovf:id="x">`), "levels"},
 		"collections":         {head + many(150, `<VirtualSystemCollection ovf:id="x">`) + many(150, `</VirtualSystemCollection>`) + "</Envelope>", "same id"},
 		"entities":            {`<!DOCTYPE a [<!ENTITY b "c">]>` + head, "refused"},
 		"100,000 items":       {string(envelope(many(100_000, "<Item/>"))), "more than 20000 items"},

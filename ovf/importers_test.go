@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tarvm/archive/archivetest"
+	"tarvm/formats/formatstest"
 	"tarvm/formats/machine"
 	"tarvm/ovf"
 )
@@ -141,9 +142,10 @@ func (v variant) encode(t *testing.T, version string) ([]byte, *ovf.Envelope) {
 
 // TestVirtV2V: virt-v2v reads the same machine.
 func TestVirtV2V(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	archivetest.Tools(t, "virt-v2v", "qemu-img")
 	list := variants(ovf.Generic, ovf.VMware, ovf.VirtualBox, ovf.Xen)
-	if testing.Short() {
+	if os.Getenv("TARVM_CLIENTS") != "all" { // each takes seconds
 		list = variants(ovf.Generic)
 	}
 	for _, v := range list {
@@ -183,13 +185,8 @@ func TestVirtV2V(t *testing.T) {
 
 // TestGovc: the import specification that govc makes of it, and the import by vcsim.
 func TestGovc(t *testing.T) {
-	dir := "/var/tmp/ovf-clients/bin"
-	govc, sim := filepath.Join(dir, "govc"), filepath.Join(dir, "vcsim24")
-	for _, p := range []string{govc, sim} {
-		if _, err := os.Stat(p); err != nil {
-			archivetest.Without(t, p+" is missing")
-		}
-	}
+	formatstest.OneGoroutine(t)
+	govc, sim := formatstest.Client(t, "govc"), formatstest.Client(t, "vcsim24")
 	archivetest.Tools(t, "qemu-img")
 	server := exec.Command(sim)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -253,21 +250,22 @@ func TestGovc(t *testing.T) {
 // TestVirtualBox: a real import, and what VirtualBox then says of the machine. It needs VirtualBox in a folder that one can
 // chroot to: TARVM_VBOX.
 func TestVirtualBox(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	root := os.Getenv("TARVM_VBOX")
 	if root == "" {
 		t.Skip("no VirtualBox: TARVM_VBOX names the folder of a system that has one")
 	}
 	const manage = "/usr/lib/virtualbox/VBoxManage"
 	if _, err := os.Stat(root + manage); err != nil || os.Getuid() != 0 {
-		archivetest.Without(t, "no VirtualBox in "+root)
+		t.Skip("no VirtualBox in " + root)
 	}
 	if _, err := os.Stat(root + "/proc/self"); err != nil {
-		archivetest.Without(t, "no proc in "+root)
+		t.Skip("no proc in " + root)
 	}
 	archivetest.Tools(t, "qemu-img", "chroot")
-	base, err := os.MkdirTemp(filepath.Join(root, "w"), "ovf-test")
+	base, err := os.MkdirTemp(filepath.Join(root, "tmp"), "ovf-test")
 	if err != nil {
-		archivetest.Without(t, err.Error())
+		t.Fatal(err)
 	}
 	defer os.RemoveAll(base)
 	inside, err := filepath.Rel(root, base)

@@ -194,14 +194,14 @@ func own(v int) (own, all []string) {
 }
 
 // TestGuestVirtualBox compares with VirtualBox's own list: `VBoxManage list ostypes`, by the program on the PATH or the one
-// that TARVM_VBOXMANAGE names with its arguments.
+// that TARVM_VBOXMANAGE names with its arguments. It is not required anywhere, because distributions do not have it.
 func TestGuestVirtualBox(t *testing.T) {
 	prog := strings.Fields(os.Getenv("TARVM_VBOXMANAGE"))
 	if len(prog) == 0 {
 		prog = []string{"VBoxManage"}
 	}
 	if _, err := exec.LookPath(prog[0]); err != nil {
-		missing(t, err.Error())
+		t.Skip(err)
 	}
 	out, err := exec.Command(prog[0], append(prog[1:], "list", "ostypes")...).Output()
 	if err != nil {

@@ -20,6 +20,9 @@ func contentID(id [16]byte) uint32 {
 	return cid
 }
 
+// ImageID returns the Image.ID of what Encode writes with an EncodeOptions.ID: images that build on it record it.
+func (Format) ImageID(id [16]byte) string { return cid(contentID(id)) }
+
 // quotable reports whether s can stand between quotes in a descriptor of UTF-8.
 func quotable(s string, most int) bool {
 	bad := func(r rune) bool { return r < ' ' || r == '"' || r == 0x7f }

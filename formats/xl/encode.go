@@ -588,9 +588,17 @@ func (w *writer) place() {
 	w.spots = make([]spot, len(m.Drives))
 	used := map[place]bool{}  // those of the text, with partitions
 	taken := map[place]bool{} // whole disks
+	numbers := map[int]bool{} // of disks that are the guest's xvd*
 	set := func(i int, p place) bool {
 		if taken[p] {
 			return false
+		}
+		// A disk hda is xvda to the guest; an optical drive is not.
+		if (p.bus == machine.IDE || p.bus == machine.Xen) && m.Drives[i].Kind == machine.Disk {
+			if numbers[p.disk] {
+				return false
+			}
+			numbers[p.disk] = true
 		}
 		taken[p] = true
 		w.spots[i].vdev = deviceName(map[machine.Bus]string{machine.IDE: "hd", machine.SCSI: "sd", machine.Xen: "xvd"}[p.bus], p.disk)
@@ -623,6 +631,9 @@ func (w *writer) place() {
 		if p, err := vdevPlace(it.disk.vdev); err == nil && !used[p] {
 			used[p], done[i] = true, true
 			taken[place{p.bus, p.disk, 0}] = true
+			if (p.bus == machine.IDE || p.bus == machine.Xen) && d.Kind == machine.Disk {
+				numbers[p.disk] = true
+			}
 			w.spots[i] = spot{vdev: it.disk.vdev, virtio: it.disk.virtio}
 		}
 	}

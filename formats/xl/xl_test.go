@@ -17,24 +17,26 @@ import (
 	"tarvm/formats/machine/machinetest"
 )
 
-// judge has libxlutil read a configuration, by the program xlp, which prints the disks that it sees. TARVM_XLP is where it
-// is, if it is not on the PATH.
-func judge(t *testing.T, b []byte) (out string) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "a.cfg")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
+// newJudge returns a function that has libxlutil read a configuration, by the program of testdata, and returns what it
+// sees.
+func newJudge(t *testing.T) func(t *testing.T, b []byte) string {
+	dir := t.TempDir()
+	prog := filepath.Join(dir, "xlp")
+	return func(t *testing.T, b []byte) string {
+		t.Helper()
+		if _, err := os.Stat(prog); err != nil {
+			formatstest.Compile(t, prog, "testdata/xlp.c", "-lxlutil", "-lxenlight", "-lxentoollog")
+		}
+		path := filepath.Join(dir, "a.cfg")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		text, err := exec.Command(prog, path).CombinedOutput()
+		if err != nil {
+			t.Errorf("libxlutil: %v\n%s\n%s", err, text, b)
+		}
+		return string(text)
 	}
-	prog := os.Getenv("TARVM_XLP")
-	if prog == "" {
-		formatstest.Tool(t, "xlp")
-		prog = "xlp"
-	}
-	text, err := exec.Command(prog, path).CombinedOutput()
-	if err != nil {
-		t.Errorf("libxlutil: %v\n%s\n%s", err, text, b)
-	}
-	return string(text)
 }
 
 // xluDisks are the lines that xlp prints for the disks of m.
@@ -85,6 +87,7 @@ func TestCorpus(t *testing.T) {
 }
 
 func TestCorpusJudged(t *testing.T) {
+	judge := newJudge(t)
 	for _, s := range machinetest.Corpus(t, "libvirt-xlconfig", ".cfg") {
 		t.Run(s.Name, func(t *testing.T) {
 			m := machinetest.Decode(t, Form{}, s.Data)
@@ -177,11 +180,12 @@ func TestDecode(t *testing.T) {
 	if string(out) != sample {
 		t.Errorf("unchanged, it became\n%s", out)
 	}
-	judge(t, out)
+	newJudge(t)(t, out)
 }
 
 // TestChange changes a thing at a time and looks at which lines of the text are others then.
 func TestChange(t *testing.T) {
+	judge := newJudge(t)
 	for _, c := range []struct {
 		name        string
 		change      func(m *machine.Machine)
@@ -330,11 +334,12 @@ vif = [ "mac=00:50:56:00:00:01,script=vif-nat,model=e1000", "model=e1000e" ]
 	if !slices.Equal(lines, wantLost) {
 		t.Errorf("lost:\n%s\nnot\n%s", strings.Join(lines, "\n"), strings.Join(wantLost, "\n"))
 	}
-	judge(t, out)
+	newJudge(t)(t, out)
 }
 
 // TestPlaces gives each bus its names.
 func TestPlaces(t *testing.T) {
+	judge := newJudge(t)
 	disk := func(b machine.Bus, unit int) machine.Drive {
 		return machine.Drive{Kind: machine.Disk, At: machine.Address{Bus: b, Unit: unit}, Media: machine.Media{Path: "/x", Format: "raw"}}
 	}
@@ -351,6 +356,7 @@ func TestPlaces(t *testing.T) {
 		{"kvm", "kvm", "", []machine.Drive{disk(machine.Virtio, 0), disk(machine.Virtio, 1), cd(machine.SATA, 0)}, "hdb hdc hda"},
 		{"sata", "virtualbox", "", []machine.Drive{disk(machine.SATA, 0), cd(machine.SATA, 1), disk(machine.SATA, 7)}, "hda hdb hdc"},
 		{"xen", "xen", "", []machine.Drive{disk(machine.Xen, 0), disk(machine.SCSI, 8), disk(machine.Virtio, 0), cd(machine.Xen, 1)}, "xvda sdh hdb hda"},
+		{"xvda and hda are one", "xen", "", []machine.Drive{disk(machine.Xen, 0), disk(machine.IDE, 0), disk(machine.NVMe, 0)}, "xvda hdb hdc"},
 		{"pv", "vmware", "pv", []machine.Drive{disk(machine.SCSI, 0), disk(machine.SCSI, 1), cd(machine.IDE, 0)}, "xvdb xvdc xvda"},
 		{"optical", "kvm", "", []machine.Drive{cd(machine.SATA, 0), cd(machine.SATA, 1), cd(machine.SATA, 2), cd(machine.SATA, 3),
 			cd(machine.SATA, 4), disk(machine.SATA, 5)}, "hda hdb hdc hdd - xvde"},

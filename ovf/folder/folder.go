@@ -116,6 +116,13 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	if vm.Form != t.form {
 		p.Machine.Platform, p.Machine.Version = t.platform, ""
 	}
+	if t.form == "vbox" {
+		for i := range p.Machine.Drives {
+			if media := &p.Machine.Drives[i].Media; media.Format == "vpc" {
+				media.UUID = swapped(media.UUID)
+			}
+		}
+	}
 	p.Texts = []string{p.Stem + t.suffix}
 	_, losses, err := t.configuration(p)
 	if err != nil {
@@ -126,7 +133,16 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	return p, nil
 }
 
-// text makes the configuration.
+// swapped is a UUID as VirtualBox reads it in a VHD: it takes the first three fields for little-endian numbers.
+func swapped(uuid string) string {
+	if len(uuid) != 36 {
+		return uuid
+	}
+	u := func(i int) string { return uuid[i : i+2] }
+	return u(6) + u(4) + u(2) + u(0) + "-" + u(11) + u(9) + "-" + u(16) + u(14) + uuid[18:]
+}
+
+// configuration makes the text.
 func (t Target) configuration(p *target.Plan) ([]byte, []machine.Loss, error) {
 	m := p.Machine
 	if t.absolute {

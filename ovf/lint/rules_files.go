@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"tarvm/ovf"
 )
 
 const formatStream = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
@@ -66,12 +68,14 @@ func fileRules() []Rule {
 		{
 			ID: "disk-kind", Text: "a disk is not a VMDK",
 			Verdicts: append(all(Refuses, tried, VirtualBox), all(Refuses, "specification of vSphere's and Xen Orchestra's importers: VMDK alone", VMware, XenOrchestra)...),
-			check: eachImage(func(_ *diskElement, m *image) (string, bool) {
+			check: eachImage(func(d *diskElement, m *image) (string, bool) {
 				kind := m.kind
 				if kind == "" {
 					kind = "raw or unknown"
 				}
-				return kind, m.kind != "vmdk"
+				// VirtualBox has optical media among the disks, and refuses those that are none.
+				format, _ := attribute(d.e, "format")
+				return kind, m.kind != "vmdk" && (m.kind != "iso" || !strings.EqualFold(format, ovf.FormatISO))
 			}),
 		},
 		{

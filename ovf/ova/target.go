@@ -22,7 +22,7 @@ import (
 // Targets returns the OVA and the OVF package in a directory.
 func Targets() []target.Target { return []target.Target{Target{single: true}, Target{}} }
 
-// Target writes a machine as a package: an OVA, or a directory.
+// Target writes a machine as a package: an OVA, or a directory. Several machines become a VirtualSystemCollection.
 //
 // An envelope says how large the disks are, a manifest what their digests are, and both come before them. In a file,
 // their place is reserved and filled in last. For a pipe, everything is compressed twice: once to measure it, and again
@@ -55,6 +55,32 @@ func (t Target) Single() bool { return t.single }
 
 // Plan implements target.Target.
 func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
+	s, err := t.shape(&o)
+	if err != nil {
+		return nil, err
+	}
+	p, err := target.NewPlan(vm, o, s)
+	if err != nil {
+		return nil, err
+	}
+	return t.finish(p, o)
+}
+
+// PlanAll implements target.Collector: the machines are a VirtualSystemCollection.
+func (t Target) PlanAll(vms []*target.VM, o target.Options) (*target.Plan, error) {
+	s, err := t.shape(&o)
+	if err != nil {
+		return nil, err
+	}
+	p, err := target.NewGroup(vms, o, s)
+	if err != nil {
+		return nil, err
+	}
+	return t.finish(p, o)
+}
+
+// shape fills in defaults, and says what a package takes.
+func (t Target) shape(o *target.Options) (target.Shape, error) {
 	if o.Profile == "" {
 		o.Profile = string(ovf.Generic)
 	}
@@ -62,11 +88,11 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 		o.Digest = ovf.SHA256
 	}
 	if o.Digest.New() == nil {
-		return nil, fmt.Errorf("digest %q: %w", o.Digest, ovf.ErrUnsupported)
+		return target.Shape{}, fmt.Errorf("digest %q: %w", o.Digest, ovf.ErrUnsupported)
 	}
 	s := target.Shape{
 		Target: t.Name(), Profile: o.Profile, Formats: []string{"vmdk"}, Subformats: map[string]string{"vmdk": "streamOptimized"},
-		Optical: true,
+		Optical: true, Envelope: true, Deltas: true,
 	}
 	switch ovf.Profile(o.Profile) {
 	case ovf.VMware:
@@ -74,23 +100,29 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	case ovf.VirtualBox:
 		s.Variables = []string{target.StoreVirtualBox}
 	}
-	p, err := target.NewPlan(vm, o, s)
-	if err != nil {
-		return nil, err
-	}
+	return s, nil
+}
+
+// finish plans the package of a machine, or of several.
+func (t Target) finish(p *target.Plan, o target.Options) (*target.Plan, error) {
 	w := &pkg{p: p, o: o, stem: p.Stem}
-	for i := range p.Disks {
-		w.files = append(w.files, &file{name: p.Disks[i].Name, disk: i, copy: -1})
+	members := p.Members
+	if members == nil {
+		members = []*target.Plan{p}
 	}
-	for i := range p.Copies {
-		w.files = append(w.files, &file{name: p.Copies[i].Name, disk: -1, copy: i})
+	for _, m := range members {
+		for i := range m.Disks {
+			w.files = append(w.files, &file{name: m.Disks[i].Name, plan: m, disk: i, copy: -1})
+		}
+		for i := range m.Copies {
+			w.files = append(w.files, &file{name: m.Copies[i].Name, plan: m, disk: -1, copy: i})
+		}
+		w.unix = max(w.unix, m.VM.Unix)
 	}
 	for _, f := range w.files {
 		if f.disk >= 0 && o.Compress {
+			f.plan.Rename(f.disk, f.name+".gz")
 			f.name += ".gz"
-			d := &p.Disks[f.disk]
-			p.Machine.Drives[d.Drive].Media.Path = f.name
-			d.Name = f.name
 		}
 		if err := CheckName(f.name); err != nil {
 			return nil, err
@@ -102,7 +134,11 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 		return nil, err
 	}
 	w.room = int64(len(text))
-	p.Lose(losses...)
+	if p.Members != nil {
+		p.LoseAll(losses)
+	} else {
+		p.Lose(losses...)
+	}
 	p.Texts = []string{w.stem + ".ovf", w.stem + ".mf"}
 	if o.Signer != nil {
 		p.Texts = append(p.Texts, w.stem+".cert")
@@ -128,13 +164,15 @@ type pkg struct {
 	stem  string
 	files []*file
 	room  int64 // for the envelope
+	unix  int64 // the time of the newest machine
 }
 
 // A file is one of the references.
 type file struct {
 	name       string
-	disk, copy int   // which of the plan's; -1: none
-	size       int64 // bytes, of all parts
+	plan       *target.Plan // the machine's
+	disk, copy int          // which of the plan's; -1: none
+	size       int64        // bytes, of all parts
 	parts      []part
 }
 
@@ -152,14 +190,23 @@ func (w *pkg) envelope() ([]byte, []machine.Loss, error) {
 	for i, f := range w.files {
 		of := ovf.File{ID: fmt.Sprintf("file%d", i+1), Href: f.name, Size: f.size, Chunk: w.o.Chunk}
 		if f.disk >= 0 {
-			d := &w.p.Disks[f.disk]
+			d := &f.plan.Disks[f.disk]
 			if w.o.Compress {
 				of.Compression = "gzip"
 			}
-			disks = append(disks, ovf.VirtualDisk{
-				ID: fmt.Sprintf("vmdisk%d", f.disk+1), FileRef: of.ID, Format: ovf.FormatVMDK, Capacity: d.Capacity, Populated: d.Data,
-				UUID: w.p.Machine.Drives[d.Drive].Media.UUID,
-			})
+			v := ovf.VirtualDisk{
+				ID: fmt.Sprintf("vmdisk%d", len(disks)+1), FileRef: of.ID, Format: ovf.FormatVMDK, Populated: d.Data,
+				Capacity: max(512, (d.Capacity+511)&^511), // a VMDK has whole sectors, and one at least
+			}
+			if d.Drive >= 0 {
+				v.UUID = f.plan.Machine.Drives[d.Drive].Media.UUID
+			} else {
+				v.UUID = target.UUID(d.Options.ID)
+			}
+			if d.Base != "" {
+				v.ParentRef, v.Populated = disks[len(disks)-1].ID, -1 // the base comes right before it
+			}
+			disks = append(disks, v)
 		}
 		files = append(files, of)
 	}
@@ -188,7 +235,7 @@ func (w *pkg) manifest(envelope []byte) []byte {
 }
 
 func (w *pkg) options() WriterOptions {
-	return WriterOptions{ModTime: time.Unix(max(w.p.VM.Unix, 0), 0)}
+	return WriterOptions{ModTime: time.Unix(max(w.unix, 0), 0)}
 }
 
 // file writes an OVA into a file, in one pass.
@@ -340,7 +387,7 @@ func (w *pkg) content(ctx context.Context, phase string, begin func(name string)
 			return err
 		}
 		if f.disk >= 0 {
-			done += w.p.Disks[f.disk].Capacity
+			done += f.plan.Disks[f.disk].Capacity
 		}
 	}
 	return nil
@@ -349,10 +396,10 @@ func (w *pkg) content(ctx context.Context, phase string, begin func(name string)
 // write writes one file's content.
 func (w *pkg) write(ctx context.Context, phase string, f *file, out io.Writer, done int64) error {
 	if f.copy >= 0 {
-		return w.p.Copies[f.copy].WriteTo(ctx, out)
+		return f.plan.Copies[f.copy].WriteTo(ctx, out)
 	}
 	encode := func(out io.Writer) error {
-		return w.p.WriteDisk(ctx, phase, f.disk, done, formats.Outputs{Main: formats.NewStream(out), Name: strings.TrimSuffix(f.name, ".gz")})
+		return f.plan.WriteDisk(ctx, phase, f.disk, done, formats.Outputs{Main: formats.NewStream(out), Name: strings.TrimSuffix(f.name, ".gz")})
 	}
 	if !w.o.Compress {
 		return encode(out)

@@ -10,6 +10,15 @@
 //	for _, l := range plan.Losses { ... }
 //	err = plan.Write(ctx, sink)
 //
+// A [Collector] takes several machines, or all of a package, into one output.
+//
+// # Deltas
+//
+// A disk of an OVF package may be a difference to another one in it (ovf:parentRef), which VM.Disk opens with it: by what
+// the image records of its parent, which must be that which the envelope says, or, of an image that records none, by the
+// envelope alone. With Options.Base such packages are written: each disk has a file, also one that does not differ at all.
+// A disk of a package without a file is blank or, with a parentRef, as its parent is.
+//
 // # The same bytes each time
 //
 // Everything that has to be unique and is not in the source (a VMDK's content id, a VDI's UUID) is derived from what the

@@ -28,6 +28,14 @@ type Target interface {
 	Plan(vm *VM, o Options) (*Plan, error)
 }
 
+// A Collector is a Target whose output can hold several machines.
+type Collector interface {
+	Target
+	// PlanAll decides what is written of several machines. Options.Name and Stem are those of the output, and the machines
+	// keep their names. Each of them is one of the Plan's Members.
+	PlanAll(vms []*VM, o Options) (*Plan, error)
+}
+
 // Options say how a VM is written. The zero value works for every target.
 type Options struct {
 	// Name of the machine in the output; empty: its own.
@@ -48,6 +56,16 @@ type Options struct {
 	Digest ovf.Algorithm
 	// NewIdentity renews UUIDs and MAC addresses: they are made of Random, 16 bytes. nil: they are kept.
 	NewIdentity []byte
+	// Networks says what the networks of the source become.
+	Networks []Mapping
+	// Base is an earlier state of the machine, or another one, whose disks are written too; of the machine's own disks only
+	// what differs from these is written. nil: they are written whole. Not every target can do that.
+	Base *VM
+	// Start is the order in which a Collector says that the machines are started, by their names: those of one list at the
+	// same time, those that are in none at any time. nil: one after the other.
+	Start [][]string
+	// Member is which machine of an output of several it is, from 1, so that ids made for it are its own; 0: the only one.
+	Member int
 	// Compress has the disks of a package compressed with gzip (ovf:compression), Chunk cuts them into files of so many
 	// bytes (ovf:chunkSize). Both are refused by most importers.
 	Compress bool
@@ -72,8 +90,8 @@ type Progress struct {
 type Plan struct {
 	Target  string `json:"target"`
 	Profile string `json:"profile,omitempty"`
-	// Machine is what the target is written of: with the names of the files that it will have.
-	Machine *machine.Machine `json:"machine"`
+	// Machine is what the target is written of: with the names of the files that it will have. nil: several, see Members.
+	Machine *machine.Machine `json:"machine,omitempty"`
 	Disks   []Disk           `json:"disks,omitempty"`
 	Copies  []Copy           `json:"copies,omitempty"`
 	// Texts are the names of files that are made.
@@ -82,24 +100,35 @@ type Plan struct {
 	Losses []machine.Loss `json:"losses,omitempty"`
 	// Notes are remarks for people.
 	Notes []string `json:"notes,omitempty"`
+	// Members are the plans of the machines in an output of several. Their disks, files and losses are theirs; Losses and
+	// Notes have those of all, with the machine's name. They are not written by themselves.
+	Members []*Plan `json:"members,omitempty"`
 
 	// Stem is what the names of files begin with.
 	Stem    string  `json:"-"`
 	VM      *VM     `json:"-"`
 	Options Options `json:"-"`
 
-	write Writer
+	write    Writer
+	group    *Plan             // of which it is a member, or nil
+	systemID string            // in an envelope of several; that of a group is its collection's
+	title    string            // a group's: the collection's name
+	whole    bool              // a group's: its members are all machines of one envelope, which is kept
+	startup  []ovf.StartupItem // a group's
+	refs     map[string]string // names in the output of files of the source's envelope, by their ids there
 }
 
 // A Disk is one that will be encoded.
 type Disk struct {
 	Name      string `json:"name"`   // of the file in the output
-	Drive     int    `json:"drive"`  // index in Machine.Drives
+	Drive     int    `json:"drive"`  // index in Machine.Drives, the first that has it; -1: none, it is a Base
 	Source    string `json:"source"` // path in the VM's tree
 	Format    string `json:"format"`
 	Subformat string `json:"subformat,omitempty"`
 	Capacity  int64  `json:"capacity"` // bytes
 	Data      int64  `json:"data"`     // of these not known to be zero, by the maps
+	// Base is the Name of the disk in the output that it is a difference to; empty: it is whole.
+	Base string `json:"base,omitempty"`
 
 	Disk    *layers.Disk          `json:"-"`
 	Encoder formats.Encoder       `json:"-"` // nil: the target has its own
@@ -128,6 +157,11 @@ type Shape struct {
 	Variables []string
 	// Optical is whether images of optical media and diskettes come along.
 	Optical bool
+	// Envelope is whether the target has an envelope, in which what a package says besides the hardware comes along, and
+	// networks that have no kinds but names.
+	Envelope bool
+	// Deltas is whether disks may be differences to others.
+	Deltas bool
 }
 
 // Kinds of stores of EFI variables, by their content.
@@ -168,7 +202,10 @@ func NewPlan(vm *VM, o Options, s Shape) (*Plan, error) {
 		m.Name = stemOf(vm.Config)
 	}
 	if o.NewIdentity != nil {
-		renew(m, o.NewIdentity)
+		renew(m, p.seed())
+	}
+	if err := p.networks(&s); err != nil {
+		return nil, err
 	}
 	p.Stem = o.Stem
 	if p.Stem == "" {
@@ -200,8 +237,12 @@ func NewPlan(vm *VM, o Options, s Shape) (*Plan, error) {
 	for i := range p.Disks {
 		p.Disks[i].Drive = slices.IndexFunc(m.Drives, func(d machine.Drive) bool { return d.Media.Path == p.Disks[i].Name })
 	}
+	if err := p.bases(&s); err != nil {
+		return nil, err
+	}
 	p.firmware(stem, &s)
 	p.states()
+	p.sections(&s)
 	return p, nil
 }
 
@@ -288,17 +329,20 @@ func (p *Plan) disk(i int, stem string, enc formats.Encoder, s *Shape) error {
 	if c := d.Media.Capacity; c != 0 && c != disk.Size() {
 		p.Notes = append(p.Notes, fmt.Sprintf("%s: the configuration says %d bytes, the image has %d", driveName(d), c, disk.Size()))
 	}
-	n := len(p.Disks)
-	item := Disk{Drive: i, Source: disk.Layers[0].Path, Capacity: disk.Size(), Disk: disk, Encoder: enc, Format: "raw"}
-	for e, err := range disk.Extents(0, disk.Size()) {
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", driveName(d), item.Source, err)
-		}
-		if e.Kind == formats.Data || e.Kind == formats.Compressed {
-			item.Data += e.Length
+	// One image in two drives is one file, where the target has files.
+	for j := range p.Machine.Drives[:i] {
+		other := &p.Machine.Drives[j]
+		if n := slices.IndexFunc(p.Disks, func(x Disk) bool { return x.Name == other.Media.Path }); enc != nil && n >= 0 && sameImage(p.Disks[n].Disk, disk) {
+			d.Media = other.Media
+			return nil
 		}
 	}
-	id := p.VM.id("disk", fmt.Sprint(n), disk.Layers[0].Image.ID, fmt.Sprint(disk.Size()), string(p.Options.NewIdentity))
+	n := len(p.Disks)
+	item := Disk{Drive: i, Source: disk.Layers[0].Path, Capacity: disk.Size(), Disk: disk, Encoder: enc, Format: "raw"}
+	if item.Data, err = stored(disk); err != nil {
+		return fmt.Errorf("%s: %s: %w", driveName(d), item.Source, err)
+	}
+	id := p.id(p.VM, "disk", fmt.Sprint(n), disk.Layers[0].Image.ID, fmt.Sprint(disk.Size()), string(p.Options.NewIdentity))
 	if enc != nil {
 		item.Format = enc.Name()
 		o := p.Options.Encode
@@ -321,6 +365,57 @@ func (p *Plan) disk(i int, stem string, enc formats.Encoder, s *Shape) error {
 	d.Media = machine.Media{Path: item.Name, Format: item.Format, Capacity: item.Capacity, UUID: UUID(id)}
 	p.Disks = append(p.Disks, item)
 	return nil
+}
+
+// stored returns how many bytes of a disk are not known to be zero.
+func stored(disk *layers.Disk) (n int64, err error) {
+	for e, err := range disk.Extents(0, disk.Size()) {
+		if err != nil {
+			return 0, err
+		}
+		if e.Kind == formats.Data || e.Kind == formats.Compressed {
+			n += e.Length
+		}
+	}
+	return n, nil
+}
+
+// sameImage reports whether two disks are one.
+func sameImage(a, b *layers.Disk) bool {
+	return len(a.Layers) == len(b.Layers) && a.Layers[0].Path != "" && a.Layers[0].Path == b.Layers[0].Path
+}
+
+// id derives an id from what a VM is and what it is for, and which machine of the output it is.
+func (p *Plan) id(vm *VM, purpose string, more ...string) [16]byte {
+	if n := p.Options.Member; n > 0 {
+		more = append(more, fmt.Sprint("member ", n))
+	}
+	return vm.id(purpose, more...)
+}
+
+// seed is what new identities are made of.
+func (p *Plan) seed() []byte {
+	seed := p.Options.NewIdentity
+	if n := p.Options.Member; n > 0 {
+		return fmt.Appendf(slices.Clip(seed), "member %d", n)
+	}
+	return seed
+}
+
+// Rename gives disk i another name.
+func (p *Plan) Rename(i int, name string) {
+	old := p.Disks[i].Name
+	p.Disks[i].Name = name
+	for j := range p.Disks {
+		if p.Disks[j].Base == old {
+			p.Disks[j].Base = name
+		}
+	}
+	for j := range p.Machine.Drives {
+		if m := &p.Machine.Drives[j].Media; m.Path == old {
+			m.Path = name
+		}
+	}
 }
 
 // adapter is the controller in VMDK's words.
@@ -365,7 +460,7 @@ func (p *Plan) medium(i int, stem string, s *Shape) {
 		}
 	}
 	c := Copy{Name: fmt.Sprintf("%s-%s%d.%s", stem, d.Kind, len(p.Copies)+1, suffix), Source: name, Size: src.Size(), File: src}
-	d.Media = machine.Media{Path: c.Name, Format: "raw", Capacity: c.Size, UUID: UUID(p.VM.id("medium", name))}
+	d.Media = machine.Media{Path: c.Name, Format: "raw", Capacity: c.Size, UUID: UUID(p.id(p.VM, "medium", name))}
 	p.Copies = append(p.Copies, c)
 }
 

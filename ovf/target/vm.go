@@ -149,14 +149,31 @@ type OpenOptions struct {
 
 // Open reads the configuration at name, a path in dir. Errors begin with that name.
 func Open(dir *layers.Dir, name string, o OpenOptions) (*VM, error) {
-	vm, err := open(dir, name, &o)
+	list, err := OpenAll(dir, name, o)
+	if err == nil && len(list) > 1 {
+		var ids []string
+		for _, vm := range list {
+			ids = append(ids, quote(vm.Envelope.Systems[vm.System].ID))
+		}
+		err = fmt.Errorf("%s: %w: %s", name, ErrSeveral, strings.Join(ids, ", "))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+// OpenAll reads the configuration at name and returns the machines in it: all of an OVF package if o does not say which,
+// one of every other form. Errors begin with that name.
+func OpenAll(dir *layers.Dir, name string, o OpenOptions) ([]*VM, error) {
+	list, err := open(dir, name, &o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return vm, nil
+	return list, nil
 }
 
-func open(dir *layers.Dir, name string, o *OpenOptions) (*VM, error) {
+func open(dir *layers.Dir, name string, o *OpenOptions) ([]*VM, error) {
 	src, err := dir.Open(name)
 	if err != nil {
 		return nil, err
@@ -168,15 +185,15 @@ func open(dir *layers.Dir, name string, o *OpenOptions) (*VM, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(src, 0, src.Size()), b); err != nil {
 		return nil, err
 	}
-	vm := &VM{Config: name, Dir: dir, Formats: o.Formats, Unix: o.Unix, Seed: b}
+	vm := VM{Config: name, Dir: dir, Formats: o.Formats, Unix: o.Unix, Seed: b}
 	vm.Form = Form(name, b[:min(len(b), headLen)], o.Configs)
 	if vm.Form == FormOVF {
-		return vm, vm.openEnvelope(b, o)
+		return vm.openEnvelope(b, o)
 	}
 	for _, c := range o.Configs {
 		if c.Name() == vm.Form {
 			vm.Machine, err = c.Decode(b)
-			return vm, err
+			return []*VM{&vm}, err
 		}
 	}
 	return nil, fmt.Errorf("no configuration of a machine that is known: %w", ErrNoMachine)
@@ -185,20 +202,6 @@ func open(dir *layers.Dir, name string, o *OpenOptions) (*VM, error) {
 // Bare makes a machine of a disk image alone, with what the caller says of it.
 func Bare(dir *layers.Dir, name string, m *machine.Machine, o OpenOptions) *VM {
 	return &VM{Machine: m, Dir: dir, Formats: o.Formats, Unix: o.Unix, Seed: []byte("bare disk " + name)}
-}
-
-// Disk opens the image of a drive and its parents. Errors name the drive; one that wraps ErrMissing says that there is
-// no such file.
-func (vm *VM) Disk(d *machine.Drive) (*layers.Disk, error) {
-	name, _, err := vm.find(d.Media)
-	if err != nil {
-		return nil, fmt.Errorf("drive %s: %w", d.At, err)
-	}
-	disk, err := layers.Open(vm.Dir, name, layers.Options{Formats: vm.Formats, Format: vm.format(d.Media.Format)})
-	if err != nil {
-		return nil, fmt.Errorf("drive %s: %s: %w", d.At, name, err)
-	}
-	return disk, nil
 }
 
 // format returns a format that is known under its qemu name. What a configuration says must not be overruled by the

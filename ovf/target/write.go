@@ -48,6 +48,9 @@ func (p *Plan) Capacity() (n int64) {
 	for _, d := range p.Disks {
 		n += d.Capacity
 	}
+	for _, m := range p.Members {
+		n += m.Capacity()
+	}
 	return n
 }
 
@@ -67,7 +70,11 @@ func (p *Plan) Progress(phase, file string, before int64) func(done int64) {
 	if p.Options.Progress == nil {
 		return nil
 	}
-	total := p.Capacity()
+	all := p
+	if p.group != nil {
+		all = p.group
+	}
+	total := all.Capacity()
 	return func(done int64) {
 		p.Options.Progress(Progress{Phase: phase, File: file, Done: before + done, Total: total})
 	}

@@ -57,7 +57,7 @@ var exitCodes = []struct {
 	{exitFailed, "failed"},
 	{exitUsage, "wrong usage"},
 	{exitWarned, "done, with warnings"},
-	{exitCorrupt, "an archive or an image is damaged, or could not be verified"},
+	{exitCorrupt, "an archive, an image or a package is damaged, or could not be verified"},
 }
 
 // program is one run of the command.

@@ -14,7 +14,11 @@ import (
 	"tarvm/delta"
 	"tarvm/formats"
 	"tarvm/formats/layers"
+	"tarvm/formats/machine"
 	"tarvm/manifest"
+	"tarvm/ovf"
+	"tarvm/ovf/ova"
+	"tarvm/ovf/target"
 )
 
 // A usageError is a mistake on the command line.
@@ -74,12 +78,23 @@ func exitCode(err error) int {
 	for _, bad := range []error{
 		errUnverified, archive.ErrCorrupt, archive.ErrTruncated, manifest.ErrCorrupt,
 		chain.ErrCorrupt, delta.ErrTable, delta.ErrSegment, formats.ErrCorrupt,
+		ovf.ErrDigest, ovf.ErrSignature, ova.ErrCorrupt, ova.ErrSize, ova.ErrNotListed,
 	} {
 		if errors.Is(err, bad) {
 			return exitCorrupt
 		}
 	}
 	return exitFailed
+}
+
+// inPackage reports whether err is damage of a package without a manifest.
+func inPackage(err error) bool {
+	for fe := new(formats.FormatError); errors.As(err, &fe); err = fe.Err {
+		if fe.Format == "xva" || fe.Format == "vagrant" {
+			return errors.Is(err, formats.ErrCorrupt)
+		}
+	}
+	return false
 }
 
 // hints says what the user can do about err: what was added on the way, or what follows from its type.
@@ -130,12 +145,28 @@ func hints(err error) []string {
 		return []string{"a later version of tarvm wrote it, and can read it; so can tar, and the script .tarvm/restore.py in it"}
 	case errors.Is(err, archive.ErrTruncated):
 		return []string{"it was not written or not copied to its end: copy it again, or pack again"}
+	case errors.Is(err, ovf.ErrDigest), errors.Is(err, ova.ErrSize), errors.Is(err, ova.ErrNotListed), errors.Is(err, ova.ErrCorrupt):
+		return []string{"tarvm ovf verify PACKAGE names all that is damaged; get the package again"}
+	case errors.Is(err, ovf.ErrSignature):
+		return []string{"the manifest is not the one that was signed: get the package from whoever signed it"}
+	case errors.Is(err, ova.ErrLimit):
+		return []string{"it is far more than any machine needs; nothing was written"}
+	case errors.Is(err, ovf.ErrUnsafe):
+		return []string{"a name leads out of the package: whoever made it made a mistake, or tampered with it; nothing was written"}
+	case inPackage(err):
+		return []string{"it is damaged: get it again"}
 	case errors.Is(err, formats.ErrCorrupt):
 		return []string{"tarvm image check IMAGE names all that is damaged"}
 	case errors.Is(err, archive.ErrCorrupt), errors.Is(err, manifest.ErrCorrupt), exitCode(err) == exitCorrupt && !errors.Is(err, errUnverified):
 		return []string{"tarvm verify ARCHIVE names all that is damaged; restore from another copy"}
 	case errors.Is(err, archive.ErrForeign):
 		return []string{"tarvm unpack and tarvm list take any tar; everything else needs an archive that tarvm pack made"}
+	case errors.Is(err, target.ErrNoMachine):
+		return []string{"a machine is a .vmx, .vbox, domain XML, xl.cfg or .ovf with its disks, a package, or a disk with --memory and --cpus"}
+	case errors.Is(err, target.ErrSeveral):
+		return []string{"--system ID says which"}
+	case errors.Is(err, machine.ErrSyntax), errors.Is(err, ovf.ErrSyntax):
+		return []string{"whatever wrote the file, or edited it last, left it like that: mend it, or take its last backup"}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return []string{"make room, or choose another file system; what was there before is as it was"}
 	case errors.Is(err, fs.ErrPermission):

@@ -44,6 +44,10 @@ type exportFlags struct {
 	strict      bool
 	dryRun      bool
 	force       bool
+	within      bool // the output is a step on the way to another one
+	nets        []string
+	base        string
+	start       string
 }
 
 // exported is what tarvm export writes with --json.
@@ -62,29 +66,34 @@ func (o *exportFlags) registerOutput(p *program, cmd *cobra.Command) {
 	f.StringVar(&o.hw, "hw", "", "`VERSION` of the virtual hardware, such as vmx-13 (default: one that most installations know)")
 	f.StringVar(&o.format, "disk-format", "", "`FORMAT` of the disks, of those that the target takes, see above")
 	f.StringVar(&o.subformat, "subformat", "", "`SUBFORMAT` of the disks, as tarvm image convert lists them")
-	f.StringVar(&o.compression, "compression", "", "deflate or zstd, where the disks' format can be compressed")
-	f.IntVar(&o.level, "level", 0, "level of compression, 1 (fastest) to 9 (smallest)")
-	f.IntVar(&o.workers, "workers", 0, "how many processors to use (default: all)")
+	f.StringVar(&o.compression, "compression", "", "the `METHOD`, deflate or zstd, where the disks' format can be compressed")
+	f.IntVar(&o.level, "level", 0, "the `LEVEL` of compression, 1 (fastest) to 9 (smallest)")
+	f.IntVar(&o.workers, "workers", 0, "use `N` processors (default: all)")
 	f.StringVar(&o.imageDir, "image-dir", "", "the `DIR` in which the configuration says that the disks are (libvirt, xl; default: where they are written)")
+	f.StringArrayVar(&o.nets, "net", nil, "attach the network adapters of one network to another, `OLD=NEW`: names, or kinds (nat, bridged, hostonly, internal, none); repeatable")
 	f.BoolVar(&o.keep, "keep-identity", false, "keep UUIDs and MAC addresses (the default)")
 	f.BoolVar(&o.renew, "new-identity", false, "new UUIDs and MAC addresses, for a second machine beside the first")
 	f.BoolVar(&o.strict, "strict", false, "write nothing if something of the machine cannot be expressed")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be written, and what would be lost")
-	cmd.MarkFlagsMutuallyExclusive("keep-identity", "new-identity")
 	fixed(cmd, "compression", "deflate", "zstd")
+	p.completeProfile(cmd)
 	p.jsonFlag(cmd)
 }
 
 func (p *program) exportCommand() *cobra.Command {
 	var o exportFlags
 	cmd := &cobra.Command{
-		Use:   "export SOURCE -o OUT [--to FORM]",
+		Use:   "export SOURCE... -o OUT [--to FORM]",
 		Short: "Write a machine in a form that another hypervisor takes",
 		Long: `Writes a machine, with what its disks hold now, as a package or as a directory that another hypervisor takes.
 ` + sourceHelp + `
 
-` + p.targetsHelp() + `
+` + p.targetsHelp(true) + `
 What the form cannot express is listed; --dry-run lists it before the work, --strict refuses.
+
+Several machines, or all of a package, become a collection in one OVF package, called --name. With --base the package
+has the disks of another state of the machine, and of the machine's own disks what differs from these
+(ovf:parentRef); tarvm import makes whole disks of them, other importers mostly refuse them.
 
 The output appears under its name when it is complete. A form of one file can go to a pipe, with -o -: a tar's header
 needs sizes, so that disks are compressed twice then, once to measure them. Nothing is stored on the way. The same
@@ -92,21 +101,25 @@ machine gives the same bytes each time, in a file and in a pipe.`,
 		Example: `  tarvm export vm -o vm.ova
   tarvm export tuesday.tar.zst -o vm.ova --profile virtualbox
   tarvm export vm -o /srv/vm --to libvirt
+  tarvm export db web1 web2 -o app.ova --start-order db,web1+web2 --net nat='VM Network'
+  tarvm export tuesday.tar.zst --base monday.tar.zst -o tuesday.ova
   tarvm export vm -o - --to xva | ssh xen 'xe vm-import filename=/dev/stdin'`,
-		Args: args(1, 1, "one machine"),
-		RunE: func(cmd *cobra.Command, a []string) error { return p.export(cmd.Context(), a[0], &o) },
+		Args: args(1, -1, "machines"),
+		RunE: func(cmd *cobra.Command, a []string) error { return p.export(cmd.Context(), a, &o) },
 	}
 	o.register(p, cmd)
 	f := cmd.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "where it goes: a `FILE` or a directory; - is standard output")
 	f.StringVar(&o.to, "to", "", "the `FORM`, see above (default: by OUT's ending)")
-	f.StringVar(&o.profile, "profile", "", "for whom the form is written, see above")
+	f.StringVar(&o.profile, "profile", "", "the `PROFILE`, for whom the form is written, see above")
 	f.StringVar(&o.ovf, "ovf", "", "`VERSION` of the OVF envelope: 1.1 (default) or 2.0, which VMware's products and virt-v2v do not read")
 	f.StringVar(&o.digest, "digest", "", "`ALGORITHM` of an OVF package's manifest: sha256 (default), sha1 for ESXi up to 6.0, sha512")
 	f.BoolVar(&o.gzip, "gzip-disks", false, "compress an OVF package's disks with gzip, too; few importers read that")
 	f.Var(&o.chunk, "chunk", "cut an OVF package's disks into files of this `SIZE`; few importers read that")
 	f.StringVar(&o.key, "sign-key", "", "sign an OVF package with the private key in `FILE` (PEM), with --sign-cert")
 	f.StringVar(&o.cert, "sign-cert", "", "the X.509 certificate in `FILE` (PEM) that belongs to the key")
+	f.StringVar(&o.base, "base", "", "write an OVF package with the disks of another `SOURCE`, such as an earlier archive, and what differs from these")
+	f.StringVar(&o.start, "start-order", "", "of several machines: the `ORDER` in which they start, NAME,NAME+NAME,... (default: that of the arguments)")
 	f.BoolVar(&o.force, "force", false, "replace OUT if it is a file that is there")
 	o.registerOutput(p, cmd)
 	fixed(cmd, "ovf", "1.1", "2.0")
@@ -119,11 +132,14 @@ machine gives the same bytes each time, in a file and in a pipe.`,
 	return cmd
 }
 
-// targetsHelp lists what can be written.
-func (p *program) targetsHelp() string {
+// targetsHelp lists what can be written, with packages or without.
+func (p *program) targetsHelp(packages bool) string {
 	var b strings.Builder
 	b.WriteString("Forms, and their profiles, the default first:\n")
 	for _, t := range p.targets {
+		if t.Single() && !packages {
+			continue
+		}
 		fmt.Fprintf(&b, "  %-8s  %s", t.Name(), t.Description())
 		if list := t.Profiles(); len(list) > 0 {
 			fmt.Fprintf(&b, " (%s)", strings.Join(list, ", "))
@@ -175,21 +191,15 @@ func (p *program) exportOptions(o *exportFlags, t target.Target) (target.Options
 	if o.format == "vhd" {
 		to.Format = "vpc"
 	}
-	if o.level < 0 || o.level > 9 {
-		return to, usage(fmt.Errorf("--level %d: levels are 1 to 9", o.level))
+	to.Progress = func(e target.Progress) {
+		p.bar.report(event{Phase: e.Phase, Path: e.File, Done: e.Done, Total: e.Total})
 	}
-	if o.digest != "" && to.Digest.New() == nil {
-		return to, hint(usage(fmt.Errorf("--digest %s", o.digest)), "there are sha256, sha1, sha512")
-	}
-	if o.ovf != "" && o.ovf != "1.1" && o.ovf != "2.0" {
-		return to, hint(usage(fmt.Errorf("--ovf %s", o.ovf)), "there are 1.1 and 2.0")
+	if err := o.mappings(&to); err != nil {
+		return to, err
 	}
 	if o.renew {
 		to.NewIdentity = make([]byte, 16)
 		_, _ = rand.Read(to.NewIdentity) // never fails
-	}
-	if (o.key == "") != (o.cert == "") {
-		return to, usage(errors.New("--sign-key and --sign-cert belong together"))
 	}
 	if o.key != "" {
 		s, err := readSigner(o.key, o.cert)
@@ -208,17 +218,50 @@ func (p *program) exportOptions(o *exportFlags, t target.Target) (target.Options
 	return to, nil
 }
 
-func (p *program) export(ctx context.Context, arg string, o *exportFlags) error {
+func (p *program) export(ctx context.Context, args []string, o *exportFlags) error {
 	t, err := p.checkOutput(o)
 	if err != nil {
 		return err
 	}
-	s, err := p.openVM(ctx, arg, &o.sourceFlags, o.out)
-	if err != nil {
-		return p.machineError(err)
+	collector, ok := t.(target.Collector)
+	if !ok && len(args) > 1 {
+		return hint(usage(fmt.Errorf("%s holds one machine, and %d are given", t.Name(), len(args))), "ova and ovf hold several")
 	}
-	defer s.close()
-	return p.transfer(ctx, s, t, o)
+	o.several = ok
+	var list []*source
+	for _, arg := range args {
+		s, err := p.openVM(ctx, arg, &o.sourceFlags, o.out)
+		if err != nil {
+			return p.openError(err)
+		}
+		defer s.close()
+		list = append(list, s)
+		if o.dryRun {
+			continue
+		}
+		if err := p.verifyPackage(ctx, s); err != nil {
+			return err
+		}
+	}
+	to, err := p.exportOptions(o, t)
+	if err != nil {
+		return err
+	}
+	if o.base != "" {
+		base, err := p.openBase(ctx, o)
+		if err != nil {
+			return err
+		}
+		defer base.close()
+		to.Base = base.VM
+	}
+	if len(list) > 1 || len(list[0].more) > 0 {
+		return p.transferAll(ctx, list, collector, to, o)
+	}
+	if o.start != "" {
+		return usage(errors.New("--start-order is for several machines"))
+	}
+	return p.transfer(ctx, list[0], t, to, o)
 }
 
 // checkOutput looks at what can be wrong before anything is read.
@@ -227,6 +270,9 @@ func (p *program) checkOutput(o *exportFlags) (target.Target, error) {
 		return nil, hint(usage(errors.New("no output")), "-o FILE, or -o - for a pipe")
 	}
 	t, err := p.target(o)
+	if err == nil {
+		err = o.check(t)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -243,20 +289,15 @@ func (p *program) checkOutput(o *exportFlags) (target.Target, error) {
 		if p.json {
 			return nil, usage(errors.New("--json and the package cannot both go to standard output"))
 		}
+	} else if _, err := os.Lstat(o.out); err == nil && t.Single() && !o.force && !special(o.out) {
+		return nil, hint(fmt.Errorf("%s: %w", o.out, fs.ErrExist), "--force overwrites it")
 	}
 	return t, nil
 }
 
 // transfer writes a machine.
-func (p *program) transfer(ctx context.Context, s *source, t target.Target, o *exportFlags) error {
+func (p *program) transfer(ctx context.Context, s *source, t target.Target, to target.Options, o *exportFlags) error {
 	began, arg := time.Now(), s.name
-	to, err := p.exportOptions(o, t)
-	if err != nil {
-		return err
-	}
-	to.Progress = func(e target.Progress) {
-		p.bar.report(event{Phase: e.Phase, Path: e.File, Done: e.Done, Total: e.Total})
-	}
 	plan, err := t.Plan(s.VM, to)
 	if err != nil {
 		return p.machineError(fmt.Errorf("%s: %w", arg, err))
@@ -288,7 +329,7 @@ func (p *program) transfer(ctx context.Context, s *source, t target.Target, o *e
 	if p.json {
 		return p.writeJSON(exported{Plan: plan, Source: arg, Output: o.out, Elapsed: time.Since(began)})
 	}
-	if o.out != "-" {
+	if o.out != "-" && !o.within {
 		p.note("%s: %s, %s, %s of disk in %.1f s", o.out, t.Name(), count(len(plan.Disks), "disk"), size(plan.Capacity()), time.Since(began).Seconds())
 	}
 	return nil
@@ -311,6 +352,9 @@ func (p *program) printExport(plan *target.Plan) error {
 		format := d.Format
 		if d.Subformat != "" {
 			format += " " + d.Subformat
+		}
+		if d.Base != "" {
+			format += ", delta to " + d.Base
 		}
 		t.add(quoted(d.Name), format, size(d.Capacity), size(d.Data), quoted(d.Source))
 	}
@@ -384,12 +428,20 @@ func (p *program) writePlan(ctx context.Context, s *source, plan *target.Plan, t
 	return f.Commit()
 }
 
+// openError adds what the user can do about a source.
+func (p *program) openError(err error) error {
+	if errors.Is(err, target.ErrMissing) {
+		return p.machineError(err)
+	}
+	return p.parentHint(err)
+}
+
 // machineError adds what the user can do.
 func (p *program) machineError(err error) error {
 	switch {
 	case errors.Is(err, target.ErrMissing):
 		return hint(err, "put the file beside the configuration; the network and the host's devices are never read")
-	case errors.Is(err, machine.ErrUnsupported), errors.Is(err, ovf.ErrUnsupported):
+	case errors.Is(err, machine.ErrUnsupported), errors.Is(err, ovf.ErrUnsupported), errors.Is(err, target.ErrNetwork), errors.Is(err, target.ErrStart):
 		return usage(err)
 	}
 	return p.parentHint(err)
@@ -406,6 +458,9 @@ func readSigner(key, cert string) (*ovf.Signer, error) {
 		return nil, plainPath(err)
 	}
 	s, err := ovf.ReadSigner(k, c)
+	if errors.Is(err, ovf.ErrSignature) {
+		return nil, usage(fmt.Errorf("%s is not the key of the first certificate in %s", key, cert))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s, %s: %w", key, cert, err)
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +25,9 @@ func (p *program) importCommand() *cobra.Command {
 compressed or not, an XVA, a Vagrant box; or of anything else that tarvm export reads. Digests in the package are verified.
 - reads a package from a pipe.
 
-` + p.targetsHelp() + `
+` + p.targetsHelp(false) + `
+Of a package with several machines each gets a directory in DIR, named after it; --system takes one, into DIR itself.
+
 Without --to the form is that of the platform for which the package was written. With -o FILE the directory is packed
 into an archive at once, as tarvm pack does; it needs room for the disks beside FILE meanwhile.`,
 		Example: `  tarvm import vm.ova -C vm
@@ -45,7 +49,7 @@ into an archive at once, as tarvm pack does; it needs room for the disks beside 
 	f.StringVarP(&dir, "directory", "C", "", "the `DIR` to make; it is empty, or not there yet")
 	f.StringVarP(&o.out, "output", "o", "", "the archive to make, `FILE`")
 	f.StringVar(&o.to, "to", "", "the `FORM` of the directory, see above (default: by the package)")
-	f.StringVar(&o.profile, "profile", "", "for whom the form is written, see above")
+	f.StringVar(&o.profile, "profile", "", "the `PROFILE`, for whom the form is written, see above")
 	f.BoolVar(&o.force, "force", false, "replace FILE if it is there")
 	o.registerOutput(p, cmd)
 	var names []string
@@ -66,7 +70,7 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 	if file != "" && !special(file) {
 		// The directory is made beside the archive, which is where there is room for it.
 		if _, err := os.Lstat(file); err == nil && !o.force {
-			return hint(fmt.Errorf("%s: file exists", file), "--force overwrites it")
+			return hint(fmt.Errorf("%s: %w", file, fs.ErrExist), "--force overwrites it")
 		}
 		tmp, err := archive.NewTempDir(file)
 		if err != nil {
@@ -77,10 +81,11 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 	} else if file != "" {
 		return usage(fmt.Errorf("%s: an import goes to a file", file))
 	}
-	o.out = dir
+	o.out, o.within = dir, file != ""
+	o.several = true
 	s, err := p.openVM(ctx, arg, &o.sourceFlags, dir)
 	if err != nil {
-		return p.machineError(err)
+		return p.openError(err)
 	}
 	defer s.close()
 	if o.to == "" {
@@ -95,6 +100,9 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 	if t.Single() {
 		return hint(usage(fmt.Errorf("%s is a package", t.Name())), "tarvm export %s -o FILE --to %s", quoted(arg), t.Name())
 	}
+	if err := o.check(t); err != nil {
+		return err
+	}
 	if err := p.verifyPackage(ctx, s); err != nil {
 		return err
 	}
@@ -102,13 +110,39 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 	if file != "" {
 		p.json = false // one object: that of the archive
 	}
-	if err := p.transfer(ctx, s, t, o); err != nil || file == "" || o.dryRun {
+	to, err := p.exportOptions(o, t)
+	if err != nil {
+		return err
+	}
+	if len(s.more) > 0 {
+		err = p.transferEach(ctx, s, t, to, o)
+	} else {
+		err = p.transfer(ctx, s, t, to, o)
+	}
+	if err != nil || file == "" || o.dryRun {
 		return err
 	}
 	p.json = json
 	name := o.name
 	if name == "" {
 		name = target.FileName(s.Machine.Name)
+		if len(s.more) > 0 {
+			name = stem(arg)
+		}
+	}
+	if err := setTimes(dir, time.Unix(s.Unix, 0)); err != nil {
+		return err
 	}
 	return p.pack(ctx, dir, &packFlags{out: file, name: name, force: o.force, workers: o.workers, time: fmt.Sprintf("@%d", s.Unix)})
+}
+
+// setTimes gives all files of a tree, and the tree, the time of what they hold, so that an archive of them is the same
+// each time.
+func setTimes(dir string, at time.Time) error {
+	return filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return plainPath(err)
+		}
+		return os.Chtimes(name, at, at)
+	})
 }

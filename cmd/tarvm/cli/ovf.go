@@ -43,6 +43,9 @@ func (p *program) openPackageArg(ctx context.Context, arg, config, near string) 
 	err := p.findPackageArg(ctx, s, arg, config, near)
 	if err != nil {
 		s.close()
+		if pe := new(fs.PathError); errors.As(err, &pe) && pe.Path == arg {
+			return nil, plainPath(err)
+		}
 		if errors.Is(err, ova.ErrNotPackage) {
 			err = hint(usage(err), "tarvm export SOURCE -o FILE.ova makes one")
 		}
@@ -416,7 +419,11 @@ func (p *program) ovfCheck(ctx context.Context, arg, envelope string, names []st
 		return err
 	}
 	if lint.Worst(list, "") >= lint.ReadsWrong {
-		return hint(fmt.Errorf("%s: %w", arg, errMinded), "tarvm ovf fix %s -o FILE.ova repairs what can be repaired", quoted(arg))
+		err := fmt.Errorf("%s: %w", arg, errMinded)
+		if slices.ContainsFunc(list, func(f lint.Finding) bool { return f.Fixes }) {
+			err = hint(err, "tarvm ovf fix %s -o FILE.ova repairs what can be repaired", quoted(arg))
+		}
+		return err
 	}
 	return nil
 }

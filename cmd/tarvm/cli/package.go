@@ -157,6 +157,9 @@ func (p *program) openStream(ctx context.Context, s *source, r *bufio.Reader, o 
 	return p.openPlain(ctx, s, src, head, o, sp)
 }
 
+// maxUnpacked is the largest package that is unpacked, in bytes.
+const maxUnpacked = 1 << 40
+
 var zipMagic = []byte("PK\x03\x04")
 
 // spoolTo copies a stream that begins like a package.
@@ -175,7 +178,9 @@ func (p *program) spoolTo(ctx context.Context, w io.Writer, r io.Reader) (int64,
 			return 0, context.Cause(ctx)
 		}
 		n, err := io.CopyN(w, in, 4<<20)
-		done += n
+		if done += n; done > maxUnpacked {
+			return 0, fmt.Errorf("%w: more than %s to unpack", ova.ErrLimit, size(maxUnpacked))
+		}
 		p.bar.report(event{Phase: "unpack", Done: done})
 		if errors.Is(err, io.EOF) {
 			return done, nil
@@ -218,6 +223,9 @@ func (p *program) openBox(s *source, fsys fs.FS, o *sourceFlags) (bool, error) {
 		err = p.findInTree(s, d, fsys, &c, oo)
 	} else {
 		seed := append([]byte("box "+box.Provider), box.Metadata...)
+		if len(box.Disks) == 0 && len(box.Problems) > 0 {
+			return true, fmt.Errorf("%w: %s", target.ErrNoMachine, box.Problems[0].Text)
+		}
 		s.VM = &target.VM{Machine: box.Machine(), Form: "vagrant", Dir: d, Formats: p.disks, Seed: seed}
 		err = s.setTime(fsys)
 	}
@@ -258,10 +266,7 @@ func (p *program) openOVA(s *source, o *sourceFlags, open func(ova.Options) (*ov
 	s.pkg = pkg
 	d := layers.NewDir(pkg.FS(), "")
 	s.done = append(s.done, func() { d.Close() })
-	if s.VM, err = target.Open(d, pkg.Envelope.Name, p.openOptions(o)); err != nil {
-		return err
-	}
-	return s.setTime(pkg.FS())
+	return s.openSystems(d, pkg, p.openOptions(o), o.several)
 }
 
 // openTreeOVA opens an OVF package whose files are in a tree.
@@ -270,7 +275,9 @@ func (p *program) openTreeOVA(s *source, fsys fs.FS, name string, o *sourceFlags
 	c.config = name
 	err := p.openOVA(s, &c, func(oo ova.Options) (*ova.Package, error) { return ova.OpenDir(fsys, oo) }, s.newSpool(""))
 	if err == nil && unix != 0 {
-		s.Unix = unix
+		for _, vm := range s.machines() {
+			vm.Unix = unix
+		}
 	}
 	return err
 }
@@ -285,6 +292,11 @@ func (p *program) verifyPackage(ctx context.Context, s *source) error {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	p.bar.clear()
+	if errors.Is(v.SignatureErr, ovf.ErrValidity) {
+		// That it has expired says nothing against the files.
+		p.warn("%s: %v", s.name, v.SignatureErr)
+		v.SignatureErr = nil
+	}
 	if err := v.Err(); err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}

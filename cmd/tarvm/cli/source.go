@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"tarvm/formats/layers"
 	"tarvm/formats/machine"
 	"tarvm/manifest"
+	"tarvm/ovf"
 	"tarvm/ovf/ova"
 	"tarvm/ovf/target"
 )
@@ -32,6 +34,8 @@ type sourceFlags struct {
 	option string
 	search []string
 	live   bool
+	// several has all machines of an OVF package taken, if it is not said which.
+	several bool
 
 	memory   sizeValue
 	cpus     int
@@ -48,12 +52,12 @@ func (o *sourceFlags) register(p *program, cmd *cobra.Command) {
 	f.StringArrayVar(&o.search, "search", nil, "look for an archive's ancestors in `DIR`, too (repeatable)")
 	f.BoolVar(&o.live, "live", false, "read the disks of a machine that runs: what is read may be torn")
 	f.Var(&o.memory, "memory", "of a disk without a configuration: the machine's memory, such as 4G")
-	f.IntVar(&o.cpus, "cpus", 0, "of a disk without a configuration: how many processors")
-	f.StringVar(&o.firmware, "firmware", "", "of a disk without a configuration: bios or efi")
-	f.StringVar(&o.bus, "bus", "", "of a disk without a configuration: ide, sata, scsi, nvme or virtio")
-	f.StringVar(&o.guest, "guest", "", "of a disk without a configuration: the system on it, in VMware's words, such as debian12-64")
+	f.IntVar(&o.cpus, "cpus", 0, "of a disk without a configuration: how many processors, `N`")
+	f.StringVar(&o.firmware, "firmware", "", "of a disk without a configuration: the `KIND`, bios or efi")
+	f.StringVar(&o.bus, "bus", "", "of a disk without a configuration: its `BUS`: ide, sata, scsi, nvme or virtio")
+	f.StringVar(&o.guest, "guest", "", "of a disk without a configuration: the `SYSTEM` on it, in VMware's words, such as debian12-64")
 	fixed(cmd, "firmware", "bios", "efi")
-	fixed(cmd, "bus", "ide", "sata", "scsi", "nvme", "virtio")
+	fixed(cmd, "bus", buses...)
 }
 
 const sourceHelp = `
@@ -61,12 +65,108 @@ SOURCE is the directory of a machine, with its configuration (.vmx, .vbox, libvi
 an archive, the last of a chain, which is read without unpacking; a package (.ova, .xva, a Vagrant box, a zip, compressed
 or not); or a disk, of which a machine is made with --memory, --cpus and the like.`
 
+// completeProfile completes --profile with those of the form that --to, or the output's ending, says; else with all.
+func (p *program) completeProfile(cmd *cobra.Command) {
+	f := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var o exportFlags
+		for name, to := range map[string]*string{"to": &o.to, "output": &o.out} {
+			*to, _ = cmd.Flags().GetString(name) // empty without such a flag
+		}
+		if t, err := p.target(&o); err == nil {
+			return t.Profiles(), cobra.ShellCompDirectiveNoFileComp
+		}
+		var all []string
+		for _, t := range p.targets {
+			all = append(all, t.Profiles()...)
+		}
+		slices.Sort(all)
+		return slices.Compact(all), cobra.ShellCompDirectiveNoFileComp
+	}
+	if err := cmd.RegisterFlagCompletionFunc("profile", f); err != nil {
+		panic(err) // a flag that is not there
+	}
+}
+
+// smallestChunk is the least --chunk: each is a file with its own digest.
+const smallestChunk = 64 << 10
+
+// check looks for flags that contradict each other, or say nothing to this target.
+func (o *exportFlags) check(t target.Target) error {
+	switch {
+	case o.keep && o.renew:
+		return usage(errors.New("--keep-identity and --new-identity exclude each other"))
+	case o.level < 0 || o.level > 9:
+		return usage(fmt.Errorf("--level %d: levels are 1 to 9", o.level))
+	case o.compression != "" && o.compression != "deflate" && o.compression != "zstd":
+		return hint(usage(fmt.Errorf("--compression %s", o.compression)), "there are deflate and zstd")
+	case o.digest != "" && ovf.Algorithm(strings.ToUpper(o.digest)).New() == nil:
+		return hint(usage(fmt.Errorf("--digest %s", o.digest)), "there are sha256, sha1, sha512")
+	case o.ovf != "" && o.ovf != "1.1" && o.ovf != "2.0":
+		return hint(usage(fmt.Errorf("--ovf %s", o.ovf)), "there are 1.1 and 2.0")
+	case o.chunk != 0 && o.chunk < smallestChunk:
+		return usage(fmt.Errorf("--chunk %d: at least %d bytes", o.chunk, smallestChunk))
+	case (o.key == "") != (o.cert == ""):
+		return usage(errors.New("--sign-key and --sign-cert belong together"))
+	}
+	ova := []string{"ova", "ovf"}
+	for _, f := range []struct {
+		name  string
+		given bool
+		forms []string
+	}{
+		{"ovf", o.ovf != "", ova}, {"digest", o.digest != "", ova}, {"gzip-disks", o.gzip, ova}, {"chunk", o.chunk != 0, ova},
+		{"sign-key", o.key != "", ova}, {"base", o.base != "", ova}, {"start-order", o.start != "", ova}, {"image-dir", o.imageDir != "", []string{"libvirt", "xl"}},
+	} {
+		if f.given && !slices.Contains(f.forms, t.Name()) {
+			return usage(fmt.Errorf("--%s is for --to %s, and this is %s", f.name, strings.Join(f.forms, " or "), t.Name()))
+		}
+	}
+	return nil
+}
+
+// check looks at the values of flags that describe a machine.
+func (o *sourceFlags) check() error {
+	switch {
+	case o.cpus < 0:
+		return usage(fmt.Errorf("--cpus %d", o.cpus))
+	case o.firmware != "" && o.firmware != "bios" && o.firmware != "efi":
+		return hint(usage(fmt.Errorf("--firmware %s", o.firmware)), "there are bios and efi")
+	case o.bus != "" && !slices.Contains(buses, o.bus):
+		return hint(usage(fmt.Errorf("--bus %s", o.bus)), "there are %s", strings.Join(buses, ", "))
+	}
+	return nil
+}
+
+// buses are those that --bus takes.
+var buses = []string{"ide", "sata", "scsi", "nvme", "virtio"}
+
+// useless looks for flags that say nothing of what was found.
+func (s *source) useless(o *sourceFlags) error {
+	for _, f := range []struct {
+		name  string
+		given bool
+	}{{"memory", o.memory != 0}, {"cpus", o.cpus != 0}, {"firmware", o.firmware != ""}, {"bus", o.bus != ""}, {"guest", o.guest != ""}} {
+		if f.given && !s.bare {
+			return usage(fmt.Errorf("--%s is for a disk without a configuration, and %s has one", f.name, s.name))
+		}
+	}
+	switch {
+	case o.system != "" && s.Envelope == nil:
+		return usage(fmt.Errorf("--system is for an OVF package, and %s is none", s.name))
+	case o.option != "" && s.Envelope == nil:
+		return usage(fmt.Errorf("--deployment-option is for an OVF package, and %s is none", s.name))
+	}
+	return nil
+}
+
 // A source is a machine that was opened, and what must be closed behind it.
 type source struct {
 	*target.VM
 	name string   // as the user calls it
 	root *os.Root // where its files are; nil: in an archive or a package
 	pkg  *ova.Package
+	bare bool         // a disk alone
+	more []*target.VM // the further machines of a package
 	done []func()
 }
 
@@ -78,8 +178,15 @@ func (s *source) close() {
 
 // openSourceVM opens the machine that an argument names. Errors begin with it.
 func (p *program) openVM(ctx context.Context, arg string, o *sourceFlags, spool string) (*source, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	s := &source{name: arg}
 	if err := p.findVM(ctx, s, arg, o, spool); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := s.useless(o); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -207,14 +314,53 @@ func (p *program) findInTree(s *source, d *layers.Dir, fsys fs.FS, o *sourceFlag
 	if strings.EqualFold(path.Ext(name), ".ovf") {
 		return p.openTreeOVA(s, fsys, name, o, oo.Unix)
 	}
+	if _, err := fs.Stat(fsys, name); errors.Is(err, fs.ErrNotExist) {
+		return p.noConfig(s, fsys, name)
+	}
 	var err error
 	if s.VM, err = target.Open(d, name, oo); err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
+	s.addSnapshots(fsys)
 	if s.Unix != 0 {
 		return nil
 	}
 	return s.setTime(fsys)
+}
+
+// noConfig is what --config names and is not there.
+func (p *program) noConfig(s *source, fsys fs.FS, name string) error {
+	err := usage(fmt.Errorf("%s: there is no %s", s.name, quoted(name)))
+	list, ferr := target.Find(fsys, p.configs)
+	if ferr != nil || len(list) == 0 {
+		return err
+	}
+	var names []string
+	for _, c := range list {
+		names = append(names, quoted(c.Path))
+	}
+	return hint(err, "there are %s", strings.Join(names, ", "))
+}
+
+var snapshotName = regexp.MustCompile(`(?m)^snapshot[0-9]+\.uid *= *"(.*)"`)
+
+// addSnapshots adds the earlier states of a machine of VMware's, which keeps them in a file of their own.
+func (s *source) addSnapshots(fsys fs.FS) {
+	if s.Form != "vmx" {
+		return
+	}
+	f, err := fsys.Open(strings.TrimSuffix(s.Config, path.Ext(s.Config)) + ".vmsd")
+	if err != nil {
+		return // there are none
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, machine.MaxConfig))
+	if err != nil {
+		s.Notes = append(s.Notes, "its list of snapshots cannot be read")
+	}
+	for _, m := range snapshotName.FindAllSubmatch(b, -1) {
+		s.Machine.Others = append(s.Machine.Others, machine.Other{Kind: "snapshot", Name: string(m[1])})
+	}
 }
 
 // findOnlyDisk makes a machine of a tree without a configuration.
@@ -303,7 +449,7 @@ func (p *program) bare(s *source, d *layers.Dir, fsys fs.FS, name string, o *sou
 	if err := m.Complete(); err != nil {
 		return err
 	}
-	s.VM = target.Bare(d, name, m, oo)
+	s.VM, s.bare = target.Bare(d, name, m, oo), true
 	if len(assumed) > 0 {
 		s.Notes = append(s.Notes, "nothing says what machine the disk is for: it gets "+strings.Join(assumed, ", ")+" and an e1000 network adapter")
 	}

@@ -177,21 +177,20 @@ func (t *table) String() string {
 	}
 	var b strings.Builder
 	for _, r := range t.rows {
+		var line strings.Builder
 		for i, c := range r {
 			fill := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
 			switch {
 			case t.right[i]:
-				b.WriteString(fill + c)
-			case i == len(r)-1:
-				b.WriteString(c)
+				line.WriteString(fill + c)
 			default:
-				b.WriteString(c + fill)
+				line.WriteString(c + fill)
 			}
 			if i < len(r)-1 {
-				b.WriteString("  ")
+				line.WriteString("  ")
 			}
 		}
-		b.WriteByte('\n')
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 	return b.String()
 }
