@@ -2,6 +2,7 @@ package ovf_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,8 @@ import (
 	"tarvm/ovf"
 )
 
-// samples are the corpus, where there is one, and VirtualBox's exports of one machine in three versions.
+// samples are the corpus, where there is one, VirtualBox's exports of one machine in three versions, and two envelopes with
+// what these lack: notes, properties, and VMware's way to say EFI.
 func samples(t testing.TB) []machinetest.Sample {
 	t.Helper()
 	paths, err := filepath.Glob("testdata/*.ovf")
@@ -29,6 +31,17 @@ func samples(t testing.TB) []machinetest.Sample {
 			t.Fatal(err)
 		}
 		list = append(list, machinetest.Sample{Name: filepath.Base(p), Path: p, Data: b})
+	}
+	for i := range 2 {
+		m := built(machine.SCSI, true, 1+i)
+		m.Notes = "a note"
+		e := ovf.New(m, nil, nil)
+		e.Systems[0].Products = []ovf.Product{{Info: "Software", Properties: []ovf.Property{{Key: "address", Type: "string", Value: "10.0.0.1", UserConfigurable: true}}}}
+		b, _, err := e.Encode(ovf.EncodeOptions{Profile: ovf.VMware})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, machinetest.Sample{Name: fmt.Sprintf("built %d", i), Data: b})
 	}
 	if _, err := os.Stat("../../shared/corpus/ovf"); err == nil {
 		list = append(list, envelopes(t)...)

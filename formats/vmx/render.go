@@ -173,7 +173,9 @@ func spaced(uuid string) string {
 
 func (r *renderer) firmware() {
 	f := r.m.Firmware
-	r.said("firmware", f.Type)
+	if f.Type != "bios" { // which is what there is without a word; libvirt refuses a file that says it
+		r.said("firmware", f.Type)
+	}
 	r.flag("uefi.secureBoot.enabled", f.SecureBoot)
 	if f.Loader != "" || f.Template != "" {
 		r.lose("firmware", "its file is left out: VMware brings its own")

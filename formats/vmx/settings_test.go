@@ -1,6 +1,7 @@
 package vmx_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -91,7 +92,6 @@ func TestSettings(t *testing.T) {
 		{"firmware", "firmware efi\nuefi.secureBoot.enabled TRUE\nnvram a.nvram", "", func(m *machine.Machine) string {
 			return m.Firmware.Type + " " + yes(m.Firmware.SecureBoot) + " " + m.Firmware.Vars.Path
 		}, "efi on a.nvram"},
-		{"bios", "firmware BIOS", "firmware bios", func(m *machine.Machine) string { return m.Firmware.Type }, "bios"},
 		{"tpm", "vtpm.present TRUE", "managedvm.autoAddVTPM software", func(m *machine.Machine) string { return fmt.Sprint(m.TPM != nil && m.TPM.Version == "2.0") }, "true"},
 		{"managed tpm", "managedvm.autoAddVTPM software", "", func(m *machine.Machine) string { return fmt.Sprint(m.TPM != nil) }, "true"},
 		{"memory", "memsize 1024\nmem.hotadd TRUE", "", func(m *machine.Machine) string { return fmt.Sprintf("%d %s", m.Memory.Bytes, yes(m.Memory.HotAdd)) }, "1073741824 on"},
@@ -257,5 +257,27 @@ func TestGuests(t *testing.T) {
 	}
 	if n < 100 {
 		t.Errorf("%d guests", n)
+	}
+}
+
+// TestBIOS: that there is a BIOS is kept where a file says it, and not said anew: libvirt refuses the word, and virt-v2v warns.
+func TestBIOS(t *testing.T) {
+	in := []byte(header + "firmware = \"bios\"\n")
+	m := machinetest.Decode(t, vmx.Form{}, in)
+	if m.Firmware.Type != "bios" {
+		t.Errorf("%+v", m.Firmware)
+	}
+	if out := machinetest.CheckRoundTrip(t, vmx.Form{}, in); !bytes.Equal(out, in) {
+		t.Errorf("%s", out)
+	}
+	if out, losses := machinetest.Encode(t, vmx.Form{}, machinetest.Strip(m), machine.EncodeOptions{}); bytes.Contains(out, []byte("firmware")) || len(losses) > 0 {
+		t.Errorf("%s%v", out, losses)
+	}
+	m.Firmware.Type = "efi"
+	efi, _ := machinetest.Encode(t, vmx.Form{}, m, machine.EncodeOptions{})
+	m = machinetest.Decode(t, vmx.Form{}, efi)
+	m.Firmware.Type = "bios"
+	if out, _ := machinetest.Encode(t, vmx.Form{}, m, machine.EncodeOptions{}); bytes.Contains(out, []byte("firmware")) {
+		t.Errorf("%s", out)
 	}
 }

@@ -174,3 +174,15 @@ func TestThere(t *testing.T) {
 		})
 	}
 }
+
+// TestForeign: a word of another hypervisor is not taken for one of the target's own.
+func TestForeign(t *testing.T) {
+	vm := open(t, newOrigin(t).make(t, spec{"libvirt", machine.SCSI, false, 1}))
+	plan, err := named(t, "vmx").Plan(vm, target.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprint(plan.Losses); !strings.Contains(text, "controller scsi0: virtio-scsi becomes lsilogic") {
+		t.Error(text)
+	}
+}

@@ -18,7 +18,7 @@ import (
 // kinds are the directories that there are.
 var kinds = []kind{
 	{
-		name: "vmx", form: "vmx", suffix: ".vmx", platform: "vmware", text: "directory with .vmx and VMDKs", profiles: []string{"workstation", "esxi"},
+		name: "vmx", form: "vmx", suffix: ".vmx", text: "directory with .vmx and VMDKs", profiles: []string{"workstation", "esxi"},
 		shape: target.Shape{
 			Formats:    []string{"vmdk"},
 			Subformats: map[string]string{"vmdk": "monolithicSparse"},
@@ -59,11 +59,12 @@ var kinds = []kind{
 }
 
 type kind struct {
-	name, form, suffix, platform string
-	text                         string
-	profiles                     []string
-	absolute                     bool // paths in the configuration must be absolute
-	shape                        target.Shape
+	name, form, suffix string
+	platform           string // what a machine of another form becomes; empty: one of nobody's, so that no word of its own is taken for VMware's
+	text               string
+	profiles           []string
+	absolute           bool // paths in the configuration must be absolute
+	shape              target.Shape
 }
 
 // Target is one of the directories.
