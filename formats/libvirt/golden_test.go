@@ -123,6 +123,7 @@ func fromVMX(t *testing.T) []machinetest.Sample {
 // TestVMware reads what libvirt's VMware driver writes, and compares the addresses of drives with the names that the
 // driver gave them, from the same function of libvirt.
 func TestVMware(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	letters := regexp.MustCompile(`(?s)<target dev='([a-z]+)' bus='([a-z]+)'/>.*?<address type='drive' controller='(\d+)' bus='(\d+)' target='(\d+)' unit='(\d+)'/>`)
 	address := regexp.MustCompile(`\s*<address type='drive'[^>]*/>`)
 	// The driver names disks by their places, libvirt numbers names without gaps: these have a disk above unit 15, or on a

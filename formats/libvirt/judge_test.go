@@ -74,6 +74,7 @@ func host(m *machine.Machine) {
 
 // TestValid: what is written stands before libvirt's schema and its test driver.
 func TestValid(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	check := func(t *testing.T, s machinetest.Sample) {
 		m := decode(t, s.Data)
 		if !strings.Contains(s.Name, "vmware") && m.Platform != "vmware" && m.Arch != "loongarch64" { // libvirt 9 does not know it

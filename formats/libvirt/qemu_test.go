@@ -84,6 +84,7 @@ func emulated(b []byte) []byte {
 // TestQEMU has libvirt's QEMU driver take each new domain, and make a command line of it, which checks what QEMU has:
 // machines, models, addresses, firmware.
 func TestQEMU(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	dir := embeddedDir(t)
 	type tried struct {
 		script string
@@ -139,6 +140,7 @@ func TestQEMU(t *testing.T) {
 
 // TestStart starts QEMU with new domains, paused: QEMU makes every device.
 func TestStart(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	dir := embeddedDir(t)
 	scripts, texts := map[string]string{}, map[string][]byte{}
 	for name, m := range machines() {

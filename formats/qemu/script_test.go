@@ -191,6 +191,7 @@ func machines() map[string]*machine.Machine {
 
 // TestQEMU has QEMU take each of the machines, and looks for the drives that were not left out.
 func TestQEMU(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	formatstest.Tool(t, "qemu-system-x86_64")
 	for name, m := range machines() {
 		t.Run(name, func(t *testing.T) {

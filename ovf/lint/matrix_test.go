@@ -128,6 +128,7 @@ func check(t *testing.T, p *ova.Package) []lint.Finding {
 }
 
 func TestMatrix(t *testing.T) {
+	formatstest.OneGoroutine(t)
 	dir := variants(t)
 	made, err := filepath.Glob(filepath.Join(dir, "*.ova"))
 	must(t, err)
