@@ -6,6 +6,7 @@ package folder
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -18,7 +19,7 @@ import (
 // kinds are the directories that there are.
 var kinds = []kind{
 	{
-		name: "vmx", form: "vmx", suffix: ".vmx", text: "directory with .vmx and VMDKs", profiles: []string{"workstation", "esxi"},
+		name: "vmx", form: "vmx", suffix: ".vmx", text: "directory with .vmx and VMDKs", profiles: []string{"workstation", esxi},
 		shape: target.Shape{
 			Formats:    []string{"vmdk"},
 			Subformats: map[string]string{"vmdk": "monolithicSparse"},
@@ -107,7 +108,7 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	if s.Profile == "" && len(t.profiles) > 0 {
 		s.Profile = t.profiles[0]
 	}
-	if s.Profile == "esxi" {
+	if s.Profile == esxi {
 		s.Subformats = map[string]string{"vmdk": "vmfs"}
 	}
 	p, err := target.NewPlan(vm, o, s)
@@ -124,6 +125,9 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 			}
 		}
 	}
+	if s.Profile == esxi {
+		portGroups(p)
+	}
 	p.Texts = []string{p.Stem + t.suffix}
 	_, losses, err := t.configuration(p)
 	if err != nil {
@@ -132,6 +136,25 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	p.Lose(losses...)
 	p.Use(t.write)
 	return p, nil
+}
+
+// esxi is the profile of VMX for ESXi, whose adapters are all attached to a port group by its name.
+const esxi = "esxi"
+
+// portGroups attaches adapters of a network that has no name to the port group that every ESXi has when it is installed.
+func portGroups(p *target.Plan) {
+	for i := range p.Machine.NICs {
+		n := &p.Machine.NICs[i]
+		if n.Kind == machine.Named || n.Kind == machine.NoNet || n.Kind == "" {
+			continue
+		}
+		was := string(n.Kind)
+		if n.Network == "" {
+			n.Network = "VM Network"
+		}
+		n.Kind = machine.Named
+		p.Lose(machine.Loss{Part: fmt.Sprintf("nic %d", n.Slot), What: fmt.Sprintf("%s becomes the port group %q", was, n.Network)})
+	}
 }
 
 // swapped is a UUID as VirtualBox reads it in a VHD: it takes the first three fields for little-endian numbers.
