@@ -204,6 +204,9 @@ func restoreChain(t testing.TB, to string, files ...string) {
 // A terabyte with little in it takes seconds and little memory, full and as an increment; GNU tar
 // restores the full one with its holes.
 func TestTebibyte(t *testing.T) {
+	if archivetest.Race {
+		t.Skip("it is about memory and time, which the race detector changes")
+	}
 	const size = 1 << 40
 	dir := filepath.Join(t.TempDir(), "vm")
 	mustDo(t, os.Mkdir(dir, 0o755))
