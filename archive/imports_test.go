@@ -51,7 +51,8 @@ var graph = []layer{
 	{"ovf/ova/", []string{"formats", "formats/machine/", "ovf", "ovf/target"}},
 	{"ovf/lint/", []string{"formats", "formats/machine/", "ovf", "ovf/ova"}},
 	{"ovf/folder/", []string{"formats", "formats/machine/", "formats/qemu", "ovf/target"}},
-	{"ovf/", []string{"formats", "formats/machine/", "ovf/target"}}, // a target knows no other
+	{"ovf/internal/", []string{"formats"}},
+	{"ovf/", []string{"formats", "formats/machine/", "ovf/target", "ovf/internal/"}}, // a target knows no other
 	{"cmd/tarvm", []string{"cmd/tarvm/cli"}},
 	{"cmd/", []string{""}},
 	{"testdata/", []string{""}},
