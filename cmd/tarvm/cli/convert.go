@@ -136,14 +136,24 @@ func (p *program) encoder(o *convertFlags, output string) (formats.Encoder, erro
 	return nil, hint(usage(err), "-O FORMAT: %s", strings.Join(names, ", "))
 }
 
+// sourceDate is what SOURCE_DATE_EPOCH says, in seconds since 1970, if it is set.
+func sourceDate() (unix int64, set bool, err error) {
+	s := os.Getenv("SOURCE_DATE_EPOCH")
+	if s == "" {
+		return 0, false, nil
+	}
+	if unix, err = strconv.ParseInt(s, 10, 64); err != nil {
+		return 0, false, usage(fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
+	}
+	return unix, true, nil
+}
+
 // encodeOptions reads -o.
 func (o *convertFlags) encodeOptions() (formats.EncodeOptions, error) {
 	eo := formats.EncodeOptions{Workers: o.workers, Unix: time.Now().Unix()}
-	if s := os.Getenv("SOURCE_DATE_EPOCH"); s != "" {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return eo, usage(fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
-		}
+	if n, set, err := sourceDate(); err != nil {
+		return eo, err
+	} else if set {
 		eo.Unix = n
 	}
 	_, _ = rand.Read(eo.ID[:]) // never fails

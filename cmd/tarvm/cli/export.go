@@ -378,6 +378,18 @@ func (p *program) printExport(plan *target.Plan) error {
 	return p.printf("%s", b.String())
 }
 
+// createDir starts a directory that must not be there yet.
+func createDir(path string) (*archive.OutputDir, error) {
+	d, err := archive.CreateOutputDir(path)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, hint(err, "choose a directory that is empty, or not there yet")
+	}
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	return d, nil
+}
+
 // writePlan writes to where the flags say.
 func (p *program) writePlan(ctx context.Context, s *source, plan *target.Plan, t target.Target, o *exportFlags) error {
 	sp := s.newSpool(o.out)
@@ -392,12 +404,9 @@ func (p *program) writePlan(ctx context.Context, s *source, plan *target.Plan, t
 		return plan.Write(ctx, target.Sink{Pipe: p.stdout, Temp: temp})
 	}
 	if !t.Single() {
-		d, err := archive.CreateOutputDir(o.out)
-		if errors.Is(err, fs.ErrExist) {
-			return hint(err, "choose a directory that is empty, or not there yet")
-		}
+		d, err := createDir(o.out)
 		if err != nil {
-			return plainPath(err)
+			return err
 		}
 		defer d.Abort()
 		create := func(name string, mode fs.FileMode) (formats.Output, error) { return d.Create(name, mode) }

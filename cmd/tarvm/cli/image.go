@@ -148,13 +148,18 @@ func (p *program) checkInUse(ctx context.Context, i *image, o *imageFlags) error
 	if i.root == nil || o.live {
 		return nil
 	}
+	return refuseInUse(ctx, i.root, i.name, i.Layers, "suspend the machine or shut it down; --live reads the disk nevertheless, and what is read may be torn")
+}
+
+// refuseInUse refuses images in root that a running machine may be writing to. arg is what the user calls them.
+func refuseInUse(ctx context.Context, root *os.Root, arg string, images []layers.Layer, advice string) error {
 	var paths []manifest.Path
-	for _, l := range i.Layers {
+	for _, l := range images {
 		if fs.ValidPath(l.Path) {
 			paths = append(paths, manifest.Path(l.Path))
 		}
 	}
-	locks, err := vmdir.InUse(ctx, i.root, paths)
+	locks, err := vmdir.InUse(ctx, root, paths)
 	if err != nil {
 		return err
 	}
@@ -166,8 +171,7 @@ func (p *program) checkInUse(ctx context.Context, i *image, o *imageFlags) error
 		if l.Owner != "" {
 			what += ", " + l.Owner
 		}
-		err := fmt.Errorf("%s: %s seems to be in use (%s)", i.name, name(l.Path), what)
-		return hint(err, "suspend the machine or shut it down; --live reads the disk nevertheless, and what is read may be torn")
+		return hint(fmt.Errorf("%s: %s seems to be in use (%s)", arg, name(l.Path), what), "%s", advice)
 	}
 	return nil
 }

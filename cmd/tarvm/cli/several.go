@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -151,12 +150,9 @@ func (p *program) transferEach(ctx context.Context, s *source, t target.Target, 
 	if done, err := p.announce(&j, t, print); done || err != nil {
 		return err
 	}
-	d, err := archive.CreateOutputDir(o.out)
-	if errors.Is(err, fs.ErrExist) {
-		return hint(err, "choose a directory that is empty, or not there yet")
-	}
+	d, err := createDir(o.out)
 	if err != nil {
-		return plainPath(err)
+		return err
 	}
 	defer d.Abort()
 	for i, plan := range j.plans {

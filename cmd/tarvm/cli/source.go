@@ -11,17 +11,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"tarvm/archive"
-	"tarvm/archive/vmdir"
 	"tarvm/formats"
 	"tarvm/formats/layers"
 	"tarvm/formats/machine"
-	"tarvm/manifest"
 	"tarvm/ovf"
 	"tarvm/ovf/ova"
 	"tarvm/ovf/target"
@@ -479,13 +476,9 @@ func (p *program) findArchive(ctx context.Context, s *source, arg string, o *sou
 
 // setTime takes the newest time of the files in the tree that belong to the machine as that of its state.
 func (s *source) setTime(fsys fs.FS) error {
-	if v := os.Getenv("SOURCE_DATE_EPOCH"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil {
-			return usage(fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
-		}
+	if n, set, err := sourceDate(); set || err != nil {
 		s.Unix = n
-		return nil
+		return err
 	}
 	names := []string{s.Config}
 	for i := range s.Machine.Drives {
@@ -506,31 +499,11 @@ func (p *program) checkRunning(ctx context.Context, s *source, o *sourceFlags) e
 	if s.root == nil || o.live {
 		return nil
 	}
-	var paths []manifest.Path
+	var images []layers.Layer
 	for _, d := range s.Machine.Disks() {
-		disk, err := s.Disk(d)
-		if err != nil {
-			continue // the plan will say it
-		}
-		for _, l := range disk.Layers {
-			if fs.ValidPath(l.Path) {
-				paths = append(paths, manifest.Path(l.Path))
-			}
+		if disk, err := s.Disk(d); err == nil { // else the plan will say it
+			images = append(images, disk.Layers...)
 		}
 	}
-	locks, err := vmdir.InUse(ctx, s.root, paths)
-	if err != nil {
-		return err
-	}
-	for _, l := range locks {
-		if !l.Stale {
-			what := l.Kind
-			if l.Owner != "" {
-				what += ", " + l.Owner
-			}
-			err := fmt.Errorf("%s: %s seems to be in use (%s)", s.name, name(l.Path), what)
-			return hint(err, "shut the machine down; --live reads its disks nevertheless, and what is read may be torn")
-		}
-	}
-	return nil
+	return refuseInUse(ctx, s.root, s.name, images, "shut the machine down; --live reads its disks nevertheless, and what is read may be torn")
 }
