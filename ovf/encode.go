@@ -144,12 +144,6 @@ func document(root *etree.Element) ([]byte, error) {
 	s := etree.NewIndentSettings()
 	s.Spaces, s.PreserveLeafWhitespace = 2, true
 	doc.IndentWithSettings(s)
-	return serialize(doc)
-}
-
-// serialize writes characters as other readers keep them: a line's end in an attribute would become a space.
-func serialize(doc *etree.Document) ([]byte, error) {
-	doc.WriteSettings.CanonicalAttrVal, doc.WriteSettings.CanonicalText = true, true
 	return xmldoc.Write(doc)
 }
 
@@ -769,7 +763,7 @@ func (e *Envelope) patch(src *decoder) ([]byte, []machine.Loss, error) {
 	} else {
 		doc.AddChild(src.root)
 	}
-	b, err := serialize(doc)
+	b, err := xmldoc.Write(doc)
 	return b, losses, err
 }
 

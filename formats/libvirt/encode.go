@@ -111,8 +111,6 @@ func (Form) Encode(m *machine.Machine, o machine.EncodeOptions) ([]byte, []machi
 	if e.fresh {
 		doc.AddChild(etree.NewText("\n"))
 	}
-	// Carriage returns, and new lines in attributes, come back only if they are written as references.
-	doc.WriteSettings.CanonicalText, doc.WriteSettings.CanonicalAttrVal = true, true
 	b, err := xmldoc.Write(doc)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", formName, err)

@@ -38,9 +38,6 @@ func (Form) Encode(m *machine.Machine, o machine.EncodeOptions) ([]byte, []machi
 	if err := w.write(o); err != nil {
 		return nil, nil, err
 	}
-	// Programs other than this one read a bare line feed in an attribute as a space.
-	doc.WriteSettings.CanonicalAttrVal = true
-	doc.WriteSettings.CanonicalText = true
 	b, err := xmldoc.Write(doc)
 	if err != nil {
 		return nil, nil, err
