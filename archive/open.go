@@ -287,7 +287,7 @@ type Manifest struct {
 type local struct {
 	key  delta.Key
 	sums *io.SectionReader
-	seen [][3]int64
+	seen []vmdir.Identity
 }
 
 // NewManifest returns a manifest whose table of blocks is in blocks, and which has no part of its own beside the archive.
@@ -403,14 +403,17 @@ func (m *Manifest) CheckBlocks() error {
 	return nil
 }
 
-// unchanged reports whether member i, as this machine saw it when it was packed, is e.
-func (m *Manifest) unchanged(i int, e *vmdir.Entry) bool {
-	if m.local == nil {
-		return false
+// unchanged reports whether member i, as this machine saw it when it was packed (or as seen says), is e.
+func (m *Manifest) unchanged(i int, e *vmdir.Entry, seen map[manifest.Path]vmdir.Identity) bool {
+	o := &m.Members[i]
+	var was vmdir.Identity
+	switch {
+	case seen != nil:
+		was = seen[o.Path]
+	case m.local != nil:
+		was = m.local.seen[i]
 	}
-	o, s := &m.Members[i], m.local.seen[i]
-	return !o.Torn && o.Size == e.Size && o.ModTime.Equal(e.ModTime.Time) &&
-		s == [3]int64{int64(e.Dev), int64(e.Ino), e.CTime} && e.Ino != 0
+	return !o.Torn && o.Size == e.Size && o.ModTime.Equal(e.ModTime.Time) && was == e.Identity() && e.Ino != 0
 }
 
 // memberAt returns the member that has digest number ord, and the number of the digest in its table.

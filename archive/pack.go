@@ -758,9 +758,9 @@ func plainCopy(w io.Writer, name string, r io.Reader, n int64, s *stream) error 
 
 // localFile is local.json; manifest/FORMAT.md section 6.
 type localFile struct {
-	Packed time.Time  `json:"packed"`
-	Find   localFind  `json:"find"`
-	Seen   [][3]int64 `json:"seen"`
+	Packed time.Time        `json:"packed"`
+	Find   localFind        `json:"find"`
+	Seen   []vmdir.Identity `json:"seen"`
 }
 
 type localFind struct {
@@ -771,8 +771,7 @@ type localFind struct {
 func (k *packer) localJSON() (*bytes.Reader, error) {
 	l := localFile{Packed: time.Now().UTC(), Find: localFind{base64.StdEncoding.EncodeToString(k.key[:]), delta.FindUnit}}
 	for i := range k.entries {
-		e := &k.entries[i]
-		l.Seen = append(l.Seen, [3]int64{int64(e.Dev), int64(e.Ino), e.CTime})
+		l.Seen = append(l.Seen, k.entries[i].Identity())
 	}
 	b, err := json.Marshal(&l)
 	return bytes.NewReader(append(b, '\n')), err

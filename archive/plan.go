@@ -23,19 +23,25 @@ type PackOptions struct {
 	Level   *int // nil: the codec's default
 	Workers int  // 0: as many as CPUs are usable
 
-	Name   string // default: the directory's name
-	Note   string
-	Labels map[string]string
-	Time   time.Time // of the entry; zero: the newest modification time in the directory
+	Name    string // default: the directory's name
+	Note    string
+	Labels  map[string]string
+	Project string            // of the repository that the archive is made for
+	Machine *manifest.Machine // nil: not known
+	Time    time.Time         // of the entry; zero: the newest modification time in the directory
 
 	Block   int64    // bytes; 0: delta.DefaultBlock, or the parent's
 	Exclude []string // patterns of vmdir.Match
 	Formats []formats.Format
 
-	Parent     *Manifest // nil: a full archive
-	TrustTimes bool      // do not read files whose size, times and inode are as the parent's manifest has them
-	Live       bool      // pack although the VM seems to run
-	Tries      int       // how often a file that changes is read; 0: 3
+	Parent       *Manifest // nil: a full archive
+	Differential bool      // the parent was chosen because it is the full entry of its chain
+	TrustTimes   bool      // do not read files whose size, times and inode are as the parent's manifest has them
+	// Seen says, with TrustTimes, how this machine saw the files when they were known to be the parent's; nil: as
+	// the parent's manifest says.
+	Seen  map[manifest.Path]vmdir.Identity
+	Live  bool // pack although the VM seems to run
+	Tries int  // how often a file that changes is read; 0: 3
 
 	TempDir  string // for tables that do not fit in memory; "": the system's
 	Progress func(Progress)
@@ -172,13 +178,14 @@ func (p *Plan) make(ctx context.Context, block int64) error {
 	}
 	p.Entry = manifest.Entry{
 		Tarvm: "entry", Version: manifest.Version, Kind: manifest.Full, Name: p.o.Name, Note: p.o.Note, Labels: p.o.Labels,
-		Block: block, Digest: manifest.DigestName, Codec: p.o.Codec.Name(), Live: p.o.Live,
+		Block: block, Digest: manifest.DigestName, Codec: p.o.Codec.Name(), Live: p.o.Live, Project: p.o.Project, Machine: p.o.Machine,
 	}
 	if p.Entry.Name == "" {
 		p.Entry.Name = filepath.Base(abs)
 	}
 	if par := p.o.Parent; par != nil {
 		p.Entry.Kind = manifest.Incremental
+		p.Entry.Differential = p.o.Differential
 		p.Entry.Parent = &manifest.Parent{ID: par.ID, Digest: par.Digest, Name: par.Entry.Name}
 		p.pidx = par.Index()
 	}
@@ -259,7 +266,7 @@ func (p *Plan) item(e *vmdir.Entry) PlanItem {
 	it.Action = ActionStore
 	if pm := p.parent(&e.Member); pm != nil {
 		it.Action = ActionCompare
-		if p.o.TrustTimes && p.o.Parent.unchanged(p.pidx[e.Path], e) {
+		if p.o.TrustTimes && p.o.Parent.unchanged(p.pidx[e.Path], e, p.o.Seen) {
 			it.Action = ActionTrust
 		}
 	} else if p.o.Parent != nil && e.Size >= wholeMax {

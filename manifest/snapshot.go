@@ -48,6 +48,17 @@ type Entry struct {
 	Codec    string            `json:"codec"`
 	Live     bool              `json:"live,omitempty"`
 	Requires []string          `json:"requires,omitempty"`
+
+	// For repositories and people; an archive reads the same without.
+	Differential bool     `json:"differential,omitempty"` // the parent was chosen because it is the full one of its chain
+	Project      string   `json:"project,omitempty"`      // the group of entries in which it was saved
+	Machine      *Machine `json:"machine,omitempty"`
+}
+
+// Machine is what the configuration in an entry calls its machine.
+type Machine struct {
+	Name string `json:"name,omitempty"`
+	UUID string `json:"uuid,omitempty"` // 8-4-4-4-12 lower case hexadecimal digits
 }
 
 // Parent names the entry that an increment builds on.

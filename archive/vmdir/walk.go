@@ -27,6 +27,14 @@ type Entry struct {
 	Skipped string
 }
 
+// Identity is what tells whether a file is still the one that was seen: device, inode, and change time in ns since
+// 1970. Together with an equal size and modification time it says that nobody wrote, as far as the system's clock is not
+// set back to the nanosecond.
+type Identity [3]int64
+
+// Identity returns that of e.
+func (e *Entry) Identity() Identity { return Identity{int64(e.Dev), int64(e.Ino), e.CTime} }
+
 // WalkOptions say what to list. The zero value lists everything.
 type WalkOptions struct {
 	Exclude []string         // patterns of Match; excluded directories are not entered

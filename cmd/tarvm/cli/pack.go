@@ -105,7 +105,7 @@ manifest without --manifest.`,
 func (o *packFlags) options(p *program) (archive.PackOptions, error) {
 	po := archive.PackOptions{
 		Workers: o.workers, Name: o.name, Note: o.note, Block: int64(o.block), Exclude: o.exclude, Formats: p.disks,
-		TrustTimes: o.trustTimes, Live: o.live, Tries: o.tries,
+		TrustTimes: o.trustTimes, Differential: o.differential, Live: o.live, Tries: o.tries,
 		Progress: func(e archive.Progress) { p.bar.report(event(e)) },
 	}
 	bad := func(format string, args ...any) (archive.PackOptions, error) {
