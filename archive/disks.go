@@ -35,7 +35,7 @@ func (p *Plan) findDisks(ctx context.Context) error {
 	if len(disks) == 0 {
 		return nil
 	}
-	dir := layers.NewDir(p.root.FS(), "")
+	dir := layers.NewDir(p.tree.FS(), "")
 	defer dir.Close()         // only read
 	base := make(map[int]int) // of each disk the last that it builds on
 	inner := make(map[int]bool)
@@ -97,11 +97,11 @@ func (p *Plan) named(list []int) []int {
 		if e.Type != manifest.File || e.Role != manifest.RoleConfig || e.Size > maxConfig {
 			continue
 		}
-		f, err := vmdir.OpenRead(p.root, e)
+		f, err := p.tree.Open(e)
 		if err != nil {
 			continue
 		}
-		b, err := io.ReadAll(io.LimitReader(f, maxConfig))
+		b, err := io.ReadAll(io.NewSectionReader(f, 0, maxConfig))
 		f.Close()
 		if err == nil {
 			texts = append(texts, b)
@@ -146,7 +146,7 @@ func (k *packer) diskIDs() error {
 			return context.Cause(k.ctx)
 		}
 		// Not from what was open when the plan was made: a file may have been packed again.
-		dir := layers.NewDir(k.root.FS(), "")
+		dir := layers.NewDir(k.tree.FS(), "")
 		id, err := k.diskID(dir, byPath, e)
 		dir.Close() // only read
 		if k.ctx.Err() != nil {

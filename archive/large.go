@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
 	"tarvm/archive/codec"
 	"tarvm/archive/pax"
-	"tarvm/archive/vmdir"
 	"tarvm/delta"
 	"tarvm/manifest"
 )
@@ -18,7 +16,7 @@ import (
 // large is a file that goes through the archive in chunks. Its fields up to pt are set before the
 // first job runs; the rest belongs to the consumer.
 type large struct {
-	f       *os.File
+	f       TreeFile
 	grid    delta.Grid
 	extents []delta.Extent
 	pm      *manifest.Member // increments: the parent's file of this path, nil: there is none
@@ -41,25 +39,25 @@ func (k *packer) produceLarge(i int, emit emitFunc) error {
 	e := &k.entries[i]
 	l := &large{}
 	var err error
-	if l.f, err = vmdir.OpenRead(k.root, e); err != nil {
-		return pathError(e.Path, err)
+	if l.f, err = k.tree.Open(e); err != nil {
+		return err
 	}
-	k.keep(l.f)
+	k.keep(l)
 	// What is packed is the file as it is now, not as it was when the directory was walked.
-	if changed, err := vmdir.Changed(l.f, e); err != nil {
-		return pathError(e.Path, err)
+	if changed, err := l.f.Changed(e); err != nil {
+		return err
 	} else if changed {
-		if err := vmdir.Refresh(k.root, e); err != nil {
-			return pathError(e.Path, err)
+		if err := k.tree.Refresh(e); err != nil {
+			return err
 		}
 		k.keepGrid(e)
 	}
 	if e.Size <= k.Entry.Block {
-		k.forget(l.f)
+		k.forget(l)
 		return emit(func() (func() error, error) { return k.readSmall(k.ctx, i) })
 	}
-	if l.extents, err = vmdir.Extents(l.f, e.Size); err != nil {
-		return pathError(e.Path, err)
+	if l.extents, err = l.f.Extents(e); err != nil {
+		return err
 	}
 	l.m = manifest.Member{State: e.State, Hints: e.Hints}
 	l.grid = e.Grid(k.Entry.Block)
@@ -171,7 +169,7 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 			p.data = (*c.buf)[at-off : to-off]
 		}
 		if err := l.read(&p); err != nil {
-			return nil, pathError(l.m.Path, err)
+			return nil, err
 		}
 		first := l.grid.Index(at)
 		k.digest(&p, l.grid, first)
@@ -254,7 +252,7 @@ func (l *large) readAt(c *chunk, b []byte, off int64) error {
 	if n == len(b) {
 		return nil
 	}
-	return fmt.Errorf("at byte %d: %w", off+int64(n), err)
+	return err
 }
 
 // hole stores blocks from off to end that hold no data.
@@ -574,7 +572,7 @@ func (k *packer) flushSegment(l *large) error {
 
 // endLarge ends the member, or has it packed again.
 func (k *packer) endLarge(i int, l *large) error {
-	defer k.forget(l.f)
+	defer k.forget(l)
 	if err := k.endSection(i, &l.m, l.section, l.extents); err != nil {
 		return err
 	}
@@ -592,9 +590,9 @@ func (k *packer) endLarge(i int, l *large) error {
 	} else if err := k.endDelta(l); err != nil {
 		return err
 	}
-	changed, err := vmdir.Changed(l.f, &k.entries[i])
+	changed, err := l.f.Changed(&k.entries[i])
 	if err != nil {
-		return pathError(l.m.Path, err)
+		return err
 	}
 	if changed || l.short {
 		k.tries[i]++
@@ -605,6 +603,8 @@ func (k *packer) endLarge(i int, l *large) error {
 			return k.again(i, l)
 		}
 		l.m.Torn = true
+	}
+	if l.m.Torn {
 		k.torn = append(k.torn, l.m.Path)
 	}
 	k.members[i] = l.m
@@ -639,8 +639,8 @@ func (k *packer) again(i int, l *large) error {
 	if err := sleep(k.ctx, time.Duration(k.tries[i])*200*time.Millisecond); err != nil {
 		return err
 	}
-	if err := vmdir.Refresh(k.root, &k.entries[i]); err != nil {
-		return pathError(l.m.Path, err)
+	if err := k.tree.Refresh(&k.entries[i]); err != nil {
+		return err
 	}
 	k.keepGrid(&k.entries[i])
 	return nil

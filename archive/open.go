@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"sync"
 
@@ -310,6 +311,9 @@ func OpenManifest(src formats.Source) (*Manifest, error) {
 	parts := make(map[string]*io.SectionReader)
 	for _, want := range []string{nameManifest, nameBlocks, nameLocal, nameFind} {
 		h, err := r.Next()
+		if want == nameLocal && errors.Is(err, io.EOF) {
+			break // it was taken out of the archive
+		}
 		if err != nil || h.Name != want {
 			if want == nameManifest {
 				return nil, ErrForeign
@@ -334,7 +338,71 @@ func OpenManifest(src formats.Source) (*Manifest, error) {
 		return nil, fmt.Errorf("%w: table of blocks of %d bytes, want %d", ErrCorrupt, parts[nameBlocks].Size(), snap.Blocks.Length)
 	}
 	m := NewManifest(snap, parts[nameBlocks])
+	if parts[nameLocal] == nil {
+		return m, nil
+	}
 	return m, m.readLocal(parts[nameLocal], parts[nameFind])
+}
+
+// WriteManifest writes the manifest as it stands beside an archive, without what only the machine knows that packed. An
+// increment on it is right, and larger than it could be: of what was moved, only whole blocks are found.
+func (a *Archive) WriteManifest(w io.Writer) error {
+	s := &stream{time: a.man.Entry.Time.Time}
+	for _, p := range []struct {
+		name string
+		at   span
+	}{{nameManifest, a.loc.Manifest}, {nameBlocks, a.loc.Blocks}} {
+		if err := plainCopy(w, p.name, io.NewSectionReader(a.data, p.at.Offset, p.at.Length), p.at.Length, s); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(pax.AppendEnd(nil))
+	return err
+}
+
+// OpenAll opens the archives of a file that holds one or several behind each other, the first one first. Errors are those
+// of Open.
+func OpenAll(src formats.Source, codecs []codec.Codec) ([]*Archive, error) {
+	var as []*Archive
+	for end := src.Size(); ; {
+		a, start, err := openLast(io.NewSectionReader(src, 0, end), codecs)
+		if err != nil {
+			if len(as) > 0 {
+				err = fmt.Errorf("the archive before byte %d: %w", end, err)
+			}
+			return nil, err
+		}
+		as = append(as, a)
+		if start == 0 {
+			slices.Reverse(as)
+			return as, nil
+		}
+		if len(as) > maxTogether {
+			return nil, fmt.Errorf("%w: more than %d archives in a file", ErrCorrupt, maxTogether)
+		}
+		end = start
+	}
+}
+
+// maxTogether is the length of a chain at most.
+const maxTogether = 100_000
+
+// openLast opens the last archive in src, and returns where it starts.
+func openLast(src formats.Source, codecs []codec.Codec) (*Archive, int64, error) {
+	head := make([]byte, min(codec.HeadLen, src.Size()))
+	if err := readAt(src, head, 0); err != nil {
+		return nil, 0, err
+	}
+	probe := &Archive{src: src, c: codec.Detect(codecs, head)}
+	if probe.c != nil && probe.readTail() == nil {
+		l := probe.loc.Frames
+		if start := probe.tail.Offset - l.Offset - l.Length; l.Offset >= 0 && l.Length >= 0 && start > 0 && start < src.Size() {
+			a, err := Open(io.NewSectionReader(src, start, src.Size()-start), codecs)
+			return a, start, err
+		}
+	}
+	a, err := Open(src, codecs)
+	return a, 0, err
 }
 
 func (m *Manifest) readLocal(r, sums *io.SectionReader) error {

@@ -67,6 +67,12 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 	}
 }
 
+// Open opens for reading what was written so far.
+func (o *Output) Open() (*os.File, error) {
+	f, err := os.Open(o.f.Name())
+	return f, o.named(err)
+}
+
 // Write appends to the file.
 func (o *Output) Write(p []byte) (int, error) {
 	n, err := o.f.Write(p)
@@ -120,24 +126,30 @@ var (
 )
 
 // Commit gives the file its name.
-func (o *Output) Commit() error {
+func (o *Output) Commit() error { return o.CommitAs(o.path) }
+
+// CommitAs gives the file another name, which must be on the same file system, and replaces what has it.
+func (o *Output) CommitAs(path string) error {
 	if o.done {
 		return errors.New("output was ended already")
 	}
 	err := o.f.Sync()
+	// The file is claimed while it is open: closed before it has its name, it might be swept away. Some systems rename nothing
+	// that is open, and remove nothing either.
+	renamed := err == nil && os.Rename(o.f.Name(), path) == nil
 	if cerr := o.f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil {
-		err = os.Rename(o.f.Name(), o.path)
+	if err == nil && !renamed {
+		err = os.Rename(o.f.Name(), path)
 	}
 	if err != nil {
 		os.Remove(o.f.Name())
 		o.done = true
-		return fmt.Errorf("%s: %w", o.path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	o.done = true
-	return SyncDir(filepath.Dir(o.path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // Abort removes what was written. After Commit it does nothing.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -76,7 +75,7 @@ func (p *Plan) Pack(ctx context.Context, out, side io.Writer) (*Result, error) {
 		members: make([]manifest.Member, len(p.entries)),
 		place:   make([]place, len(p.entries)),
 		paths:   []string{""},
-		open:    make(map[*os.File]bool),
+		open:    make(map[*large]bool),
 		ctx:     ctx,
 	}
 	defer k.closeFiles()
@@ -127,27 +126,27 @@ type packer struct {
 
 	ctx    context.Context // of the run: jobs and their results wait on it
 	openMu sync.Mutex
-	open   map[*os.File]bool
+	open   map[*large]bool
 }
 
 // keep remembers a file that is to be closed at the latest at the end.
-func (k *packer) keep(f *os.File) {
+func (k *packer) keep(l *large) {
 	k.openMu.Lock()
 	defer k.openMu.Unlock()
-	k.open[f] = true
+	k.open[l] = true
 }
 
-// forget closes f.
-func (k *packer) forget(f *os.File) {
+// forget closes the file of l.
+func (k *packer) forget(l *large) {
 	k.openMu.Lock()
 	defer k.openMu.Unlock()
-	delete(k.open, f)
-	f.Close() // it was only read
+	delete(k.open, l)
+	l.f.Close() // it was only read
 }
 
 func (k *packer) closeFiles() {
-	for f := range k.open {
-		f.Close()
+	for l := range k.open {
+		l.f.Close()
 	}
 }
 
@@ -387,16 +386,16 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 	var extents []delta.Extent
 	for try := 1; ; try++ {
 		changed, err := func() (bool, error) {
-			f, err := vmdir.OpenRead(k.root, e)
+			f, err := k.tree.Open(e)
 			if err != nil {
 				return false, err
 			}
 			defer f.Close()
 			// What is packed is the file as it is now, not as it was when the directory was walked.
-			if again, err := vmdir.Changed(f, e); err != nil {
+			if again, err := f.Changed(e); err != nil {
 				return false, err
 			} else if again {
-				if err := vmdir.Refresh(k.root, e); err != nil {
+				if err := k.tree.Refresh(e); err != nil {
 					return false, err
 				}
 				k.keepGrid(e)
@@ -407,7 +406,7 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 			}
 			extents = nil
 			if e.Size > k.Entry.Block { // below, there is no section that could keep them
-				if extents, err = vmdir.Extents(f, e.Size); err != nil {
+				if extents, err = f.Extents(e); err != nil {
 					return false, err
 				}
 			}
@@ -417,10 +416,10 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 			} else if int64(n) < e.Size {
 				return true, nil
 			}
-			return vmdir.Changed(f, e)
+			return f.Changed(e)
 		}()
 		if err != nil {
-			return nil, pathError(e.Path, err)
+			return nil, err
 		}
 		if e.Size >= 4*wholeMax && e.Size > k.Entry.Block {
 			return func() error { return k.grown(i) }, nil
@@ -460,14 +459,6 @@ func (k *packer) grown(i int) error {
 	}
 	k.retry = append(k.retry, i)
 	return nil
-}
-
-func pathError(p manifest.Path, err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err
-	}
-	return fmt.Errorf("%s: %w", p, err)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -678,6 +669,9 @@ func (k *packer) finish(side io.Writer) (*Result, error) {
 	defer text.Close()
 	if err := snap.Encode(&text); err != nil {
 		return nil, err
+	}
+	if want := k.o.Want; !want.IsZero() && snap.ID != want {
+		return nil, &StateError{Want: want, Have: snap.ID}
 	}
 	section := func(s *spool, list []place, f func(place) (off, n int64)) io.Reader {
 		var rs []io.Reader

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -42,6 +40,8 @@ type PackOptions struct {
 	Seen  map[manifest.Path]vmdir.Identity
 	Live  bool // pack although the VM seems to run
 	Tries int  // how often a file that changes is read; 0: 3
+	// Want is the id that the entry must get, or else there is a *StateError; zero: any.
+	Want delta.Digest
 
 	TempDir  string // for tables that do not fit in memory; "": the system's
 	Progress func(Progress)
@@ -82,7 +82,7 @@ type Skipped struct {
 	Reason string        `json:"reason"`
 }
 
-// A Plan is all that packing decided before it reads data. It is bound to its directory, and
+// A Plan is all that packing decided before it reads data. It is bound to its tree, and
 // must be closed.
 type Plan struct {
 	Entry   manifest.Entry  `json:"entry"`
@@ -91,10 +91,11 @@ type Plan struct {
 	Removed []manifest.Path `json:"removed,omitempty"` // in the parent, and here no more
 	Locks   []vmdir.Lock    `json:"locks,omitempty"`
 	Bytes   int64           `json:"bytes"` // sizes of the files to be read, with holes
-	Dir     string          `json:"dir"`
+	Dir     string          `json:"dir"`   // "": it is no directory that is packed
 
 	o       PackOptions
-	root    *os.Root
+	tree    Tree
+	grids   bool // the entries' grids stay
 	entries []vmdir.Entry
 	pidx    map[manifest.Path]int
 }
@@ -127,61 +128,80 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("%s: the file changed while it was read, %d times in a row", e.Path, e.Tries)
 }
 
+// A StateError says that what was packed is not the state that was to be packed.
+type StateError struct {
+	Want, Have delta.Digest // ids
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("the state that was packed has the id %s, it should have %s", e.Have.Short(), e.Want.Short())
+}
+
 // MakePlan walks dir and decides what to do with each file. It reads no more than the first
 // bytes of files, and the tables of disks.
 func MakePlan(ctx context.Context, dir string, o PackOptions) (*Plan, error) {
+	t, err := OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return makePlan(ctx, t, dir, o)
+}
+
+// MakePlanOf does the same with the files of t. The plan's Close closes t; so does MakePlanOf when it returns an error.
+func MakePlanOf(ctx context.Context, t Tree, o PackOptions) (*Plan, error) {
+	return makePlan(ctx, t, "", o)
+}
+
+func makePlan(ctx context.Context, t Tree, dir string, o PackOptions) (*Plan, error) {
+	p := &Plan{Dir: dir, o: o, tree: t}
+	if err := p.make(ctx); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// check looks at the options, fills in defaults, and returns the block size.
+func (o *PackOptions) check() (int64, error) {
 	if o.Codec == nil {
-		return nil, errors.New("pack: no codec")
+		return 0, errors.New("pack: no codec")
 	}
 	block := o.Block
 	if o.Parent != nil {
 		if block != 0 && block != o.Parent.Entry.Block {
-			return nil, fmt.Errorf("block size %d: the parent has %d, and an increment must have the same", block, o.Parent.Entry.Block)
+			return 0, fmt.Errorf("block size %d: the parent has %d, and an increment must have the same", block, o.Parent.Entry.Block)
 		}
 		block = o.Parent.Entry.Block
 	}
 	if block == 0 {
 		block = delta.DefaultBlock
 	}
-	if err := (delta.Grid{Block: block}).Check(); err != nil {
-		return nil, err
-	}
 	if o.Tries == 0 {
 		o.Tries = 3
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, err
-	}
-	p := &Plan{Dir: dir, o: o, root: root}
-	if err := p.make(ctx, block); err != nil {
-		root.Close()
-		return nil, err
-	}
-	return p, nil
+	return block, (delta.Grid{Block: block}).Check()
 }
 
-// Close releases the directory.
-func (p *Plan) Close() error { return p.root.Close() }
+// Close releases the tree.
+func (p *Plan) Close() error { return p.tree.Close() }
 
-func (p *Plan) make(ctx context.Context, block int64) error {
-	entries, err := vmdir.Walk(ctx, p.root, vmdir.WalkOptions{Exclude: p.o.Exclude, Formats: p.o.Formats, Block: block})
-	if err != nil {
-		return fmt.Errorf("%s: %w", p.Dir, err)
-	}
-	if p.Locks, err = vmdir.Running(ctx, p.root, p.Dir, entries); err != nil {
-		return fmt.Errorf("%s: %w", p.Dir, err)
-	}
-	abs, err := filepath.Abs(p.Dir)
+func (p *Plan) make(ctx context.Context) error {
+	block, err := p.o.check()
 	if err != nil {
 		return err
 	}
+	l, err := p.tree.List(ctx, vmdir.WalkOptions{Exclude: p.o.Exclude, Formats: p.o.Formats, Block: block})
+	if err != nil {
+		return err
+	}
+	entries := l.Entries
+	p.Locks, p.grids = l.Locks, l.Grids
 	p.Entry = manifest.Entry{
 		Tarvm: "entry", Version: manifest.Version, Kind: manifest.Full, Name: p.o.Name, Note: p.o.Note, Labels: p.o.Labels,
 		Block: block, Digest: manifest.DigestName, Codec: p.o.Codec.Name(), Live: p.o.Live, Project: p.o.Project, Machine: p.o.Machine,
 	}
 	if p.Entry.Name == "" {
-		p.Entry.Name = filepath.Base(abs)
+		p.Entry.Name = p.tree.Name()
 	}
 	if par := p.o.Parent; par != nil {
 		p.Entry.Kind = manifest.Incremental
@@ -246,6 +266,9 @@ func (p *Plan) parent(m *manifest.Member) *manifest.Member {
 // keepGrid keeps the grid of a file that was in the parent already: what finds the phase may
 // see more in a fuller image, but blocks are compared only on the same grid.
 func (p *Plan) keepGrid(e *vmdir.Entry) {
+	if p.grids {
+		return
+	}
 	if e.Type != manifest.File {
 		e.SetGrid(delta.Grid{})
 		return

@@ -83,5 +83,24 @@ type Disk interface {
 	// order, neighbours of one status merged where their bytes follow each
 	// other in the file, too. It stops after the first error.
 	Extents(off, n int64) iter.Seq2[Extent, error]
+	Anticipator
 	io.Closer
+}
+
+// An Anticipator reads with less work when it is told what will be read. Sources
+// may be one.
+type Anticipator interface {
+	// Ahead returns where one reader says what it will read. nil: nobody wants to
+	// know.
+	Ahead() Ahead
+}
+
+// Ahead is told what one reader will read. What is said changes how much work
+// reading is, and nothing else. It is for one goroutine, reads go on in others.
+type Ahead interface {
+	// Expect says that n bytes from off on will be read once, after all that was
+	// expected before, or nearly so.
+	Expect(off, n int64)
+	// Close forgets what was expected and not read.
+	Close()
 }

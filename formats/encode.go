@@ -150,6 +150,8 @@ type pump struct {
 	count int64
 	o     *EncodeOptions
 	work  func(worker int, u *Unit) error
+
+	ahead, aheadBase *foresight
 }
 
 // A job is a unit that a worker has, and the place where its consumer waits.
@@ -161,8 +163,15 @@ type job struct {
 
 func (p *pump) run(ctx context.Context, emit func(u *Unit) error) error {
 	workers := p.o.workers()
+	p.ahead, p.aheadBase = p.foresee(p.d), p.foresee(p.o.Base)
+	defer p.ahead.end()
+	defer p.aheadBase.end()
 	// Enough to keep workers busy while emit writes.
 	depth := 4 * workers
+	if p.ahead != nil || p.aheadBase != nil {
+		// Some units take much longer to read than others.
+		depth *= int(max(1, min(16, 1<<20/p.unit)))
+	}
 	free := make(chan *job, depth)
 	for range depth {
 		free <- &job{done: make(chan struct{}, 1)}
@@ -267,12 +276,87 @@ func (p *pump) find(ctx context.Context, give func(index int64) error) error {
 			br, berr, bmore = base()
 		}
 		for at = max(at, run.first); at < min(run.end, p.count); at++ {
+			p.ahead.advance(at)
+			p.aheadBase.advance(at)
 			if err := give(at); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// What is said ahead of reading, in bytes that are stored, and in one go. With 128
+// MiB, a disk of 1.9 GB on a chain of four archives takes 2.8 GB of decoding, with
+// 512 MiB 2.3 GB, with 1 GiB 2.0 GB. Of what is said, those who are told keep some:
+// with a base, half as much is said of each disk.
+const (
+	foresightBytes = 512 << 20
+	foresightStep  = 1 << 20
+)
+
+// A foresight tells a Disk what will be read of it. nil tells nothing.
+type foresight struct {
+	to    Ahead
+	unit  int64
+	most  int64 // of bytes
+	next  func() (Extent, error, bool)
+	stop  func()
+	rest  Extent   // what was not told of the last extent
+	told  []Extent // and not given to a worker yet
+	bytes int64    // of told
+	all   bool     // was told, or there was an error, which is for who reads
+}
+
+func (p *pump) foresee(d Disk) *foresight {
+	if d == nil {
+		return nil
+	}
+	a := d.Ahead()
+	if a == nil {
+		return nil
+	}
+	f := &foresight{to: a, unit: p.unit, most: foresightBytes}
+	if p.o.Base != nil {
+		f.most /= 2
+	}
+	f.next, f.stop = iter.Pull2(d.Extents(0, d.Size()))
+	return f
+}
+
+// advance is called before this unit is given to a worker.
+func (f *foresight) advance(unit int64) {
+	if f == nil {
+		return
+	}
+	for len(f.told) > 0 && f.told[0].End() <= unit*f.unit {
+		f.bytes -= f.told[0].Length
+		f.told = f.told[1:]
+	}
+	for !f.all && f.bytes < f.most {
+		if f.rest.Length == 0 {
+			e, err, more := f.next()
+			f.all = !more || err != nil
+			if !f.all && e.Kind != Zero && e.Kind != Hole {
+				f.rest = e
+			}
+			continue
+		}
+		e := Extent{Offset: f.rest.Offset, Length: min(f.rest.Length, foresightStep)}
+		f.rest.Offset += e.Length
+		f.rest.Length -= e.Length
+		f.to.Expect(e.Offset, e.Length)
+		f.told = append(f.told, e)
+		f.bytes += e.Length
+	}
+}
+
+// end is called when nothing is read any more.
+func (f *foresight) end() {
+	if f != nil {
+		f.stop()
+		f.to.Close()
+	}
 }
 
 // A unitRun is the units in [first, end).

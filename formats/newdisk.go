@@ -199,6 +199,62 @@ func (d *disk) Extents(off, n int64) iter.Seq2[Extent, error] {
 	}
 }
 
+// Ahead implements Disk.
+func (d *disk) Ahead() Ahead {
+	a := &diskAhead{d: d, files: make([][]Ahead, len(d.layers))}
+	some := false
+	for i, l := range d.layers {
+		a.files[i] = make([]Ahead, len(l.Files))
+		for j, f := range l.Files {
+			if an, ok := f.(Anticipator); ok {
+				a.files[i][j] = an.Ahead()
+				some = some || a.files[i][j] != nil
+			}
+		}
+	}
+	if !some {
+		return nil
+	}
+	return a
+}
+
+// diskAhead passes on what is expected of a disk to the files where that lies.
+type diskAhead struct {
+	d     *disk
+	files [][]Ahead // by layer and file; nil: it does not want to know
+}
+
+// Expect implements Ahead. What cannot be found is left to who reads it.
+func (a *diskAhead) Expect(off, n int64) {
+	for e, err := range a.d.Extents(off, n) {
+		if err != nil {
+			return
+		}
+		if e.Kind != Data && e.Kind != Compressed || e.File < 0 || e.File >= len(a.files[e.Depth]) {
+			continue
+		}
+		f := a.files[e.Depth][e.File]
+		switch {
+		case f == nil:
+		case e.Kind == Data:
+			f.Expect(e.Host, e.Length)
+		default:
+			f.Expect(e.Host, e.Stored)
+		}
+	}
+}
+
+// Close implements Ahead.
+func (a *diskAhead) Close() {
+	for _, files := range a.files {
+		for _, f := range files {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}
+}
+
 // joins reports whether b continues a.
 func joins(a, b Extent) bool {
 	if a.Length == 0 || a.Kind != b.Kind || a.Depth != b.Depth {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"tarvm/archive"
+	"tarvm/archive/codec"
 	"tarvm/delta"
 	"tarvm/manifest"
 )
@@ -16,6 +17,7 @@ type Chain struct {
 	entries []*entry
 	notes   []string
 	cache   *lru
+	ahead   ahead
 }
 
 // New orders archives into the chain of their last entry: the one on which no other builds. They may
@@ -51,6 +53,10 @@ func NewFor(id delta.Digest, archives []*archive.Archive) (*Chain, error) {
 	}
 	return o.chain(head)
 }
+
+// frameCache is how many bytes of decoded frames are kept, of all archives together: with a cache in each, memory would
+// grow with the chain.
+const frameCache = 16 << 20
 
 // Len is the number of entries.
 func (c *Chain) Len() int { return len(c.entries) }
@@ -201,6 +207,7 @@ func (o *order) chain(head int) (*Chain, error) {
 		return nil, err
 	}
 	c := &Chain{cache: newLRU(segmentCache)}
+	frames := codec.NewCache(frameCache)
 	for n := range path {
 		i := path[len(path)-1-n]
 		if p := o.all[i].Entry.Parent; p != nil {
@@ -209,6 +216,7 @@ func (o *order) chain(head int) (*Chain, error) {
 			}
 		}
 		a, m := o.archs[i], o.all[i]
+		a.Data().Share(frames)
 		c.add(&entry{arch: a, snap: m.Snapshot, table: m.Table, segment: a.Segment, data: a.Data(), size: a.Data().Size()})
 	}
 	return c, nil

@@ -102,7 +102,7 @@ func crash(t *testing.T, at int64, files []string, target string, stream bool) (
 // TestKill kills restores at random points: the directory holds the old state, or a restore that is completed
 // without the archives; and the next restore succeeds and leaves nothing behind.
 func TestKill(t *testing.T) {
-	points := 70
+	points := 40
 	if testing.Short() || archivetest.Race {
 		points = 8
 	}

@@ -4,7 +4,7 @@
 // [New] orders archives that come in any order into a [Chain]. Every question
 // about an entry is then one question: where do these bytes of this file come
 // from. The answer is a list of pieces, each of which is in one archive, or
-// zero. Reading ([File], [FS]), verifying ([Verify]) and restoring ([Restore],
+// zero. Reading ([File], [FS]), packing again ([Tree]), verifying ([Verify]) and restoring ([Restore],
 // [RestoreStream]) are users of that list, so that a block is read once, from
 // the newest archive that holds it, however long the chain is.
 //

@@ -38,6 +38,8 @@ type File struct {
 var (
 	_ formats.Source = (*File)(nil)
 	_ formats.Mapper = (*File)(nil)
+
+	_ formats.Anticipator = (*File)(nil)
 )
 
 // Open opens a file of entry k; a hard link is opened as the file that it names. An error is fs.ErrNotExist
@@ -124,6 +126,9 @@ func (f *File) readBlocks(p []byte, off int64) (int, error) {
 			bufs[j] = p[at : at+n : at+n] // all of it is wanted there
 		} else {
 			bufs[j] = make([]byte, n)
+		}
+		if f.c.ahead.read(f, i, bufs[j]) {
+			continue
 		}
 		wants = append(wants, want{mem: f.mem, file: int32(j), off: boff, n: n})
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"tarvm/formats"
 	"tarvm/manifest"
 )
 
@@ -213,6 +214,9 @@ type openFile struct {
 
 // DataAt is that of File: who reads a disk asks for its holes.
 func (o *openFile) DataAt(off int64) (start, end int64, err error) { return o.file.DataAt(off) }
+
+// Ahead is that of File.
+func (o *openFile) Ahead() formats.Ahead { return o.file.Ahead() }
 
 func (o *openFile) Stat() (fs.FileInfo, error) { return o.info, nil }
 func (o *openFile) Close() error               { return nil }

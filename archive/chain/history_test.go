@@ -21,6 +21,9 @@ func TestHistories(t *testing.T) {
 		names = names[:3]
 	}
 	for i, name := range names {
+		if name == "gzip" || name == "xz" {
+			seeds = 1 // these take longest, and what is restored does not depend on the codec
+		}
 		for seed := range seeds {
 			t.Run(fmt.Sprint(name, seed), func(t *testing.T) {
 				histories(t, name, uint64(100*i+seed))

@@ -35,6 +35,11 @@ type RestoreOptions struct {
 	// *UnrelatedError otherwise.
 	Force bool
 
+	// Known is what the directory is known to hold: files that are as Known has them, by size, modification time, and the
+	// identity in Seen, are not read, neither before the restore nor, where they stay, behind it.
+	Known *archive.Manifest
+	Seen  map[manifest.Path]vmdir.Identity
+
 	NoSync   bool // do not wait until everything is on disk; a power failure may then lose what is new
 	Progress func(archive.Progress)
 
@@ -212,6 +217,7 @@ func (r *restorer) open(ctx context.Context, dir string) (err error) {
 		return fmt.Errorf("%s: %w", r.p.dir, err)
 	}
 	r.t = newTarget(r.p.root, entries)
+	r.t.know(r.o.Known, r.o.Seen)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tarvm/archive"
 	"tarvm/archive/vmdir"
 	"tarvm/delta"
 	"tarvm/manifest"
@@ -21,6 +22,7 @@ type target struct {
 	grids   []delta.Grid   // of files, by entry: how they were scanned
 	outs    map[int32]*out // by entry: the wanted file of the same path
 	index   blockIndex
+	known   map[int32]*delta.Table // by entry: digests of files that need not be read
 }
 
 func newTarget(root *os.Root, entries []vmdir.Entry) *target {
@@ -29,6 +31,29 @@ func newTarget(root *os.Root, entries []vmdir.Entry) *target {
 		t.byPath[entries[i].Path] = int32(i)
 	}
 	return t
+}
+
+// know takes from m the digests of files that are as m has them.
+func (t *target) know(m *archive.Manifest, seen map[manifest.Path]vmdir.Identity) {
+	if m == nil {
+		return
+	}
+	t.known = make(map[int32]*delta.Table)
+	for i := range m.Members {
+		o := &m.Members[i]
+		n, ok := t.byPath[o.Path]
+		if !ok || o.Type != manifest.File || o.Torn {
+			continue
+		}
+		e := &t.entries[n]
+		id, ok := seen[o.Path]
+		if !ok || e.Ino == 0 || id != e.Identity() || e.Type != o.Type || e.Size != o.Size || !e.ModTime.Equal(o.ModTime.Time) {
+			continue
+		}
+		if tab, err := m.Table(o); err == nil && tab != nil {
+			t.known[n] = tab
+		}
+	}
 }
 
 func (t *target) at(p manifest.Path) *vmdir.Entry {
@@ -86,6 +111,13 @@ func (t *target) scan(ctx context.Context, c *Chain, k int, outs []*out, workers
 				}
 			}
 			t.grids[i] = grid
+			if tab := t.known[int32(i)]; tab != nil && tab.Grid == grid {
+				if err := t.scanKnown(ctx, int32(i), tab); err != nil {
+					return err
+				}
+				done(e.Path, e.Size)
+				continue
+			}
 			f, err := vmdir.OpenRead(t.root, e)
 			if err != nil {
 				continue
@@ -147,6 +179,44 @@ func (t *target) scan(ctx context.Context, c *Chain, k int, outs []*out, workers
 		})
 	}
 	return g.Wait()
+}
+
+// scanKnown does what scanRange does for a file whose digests are known.
+func (t *target) scanKnown(ctx context.Context, i int32, tab *delta.Table) error {
+	const step = 4096
+	o := t.outs[i]
+	have, want := make([]delta.Digest, step), make([]delta.Digest, step)
+	n := tab.Grid.Count(tab.Size)
+	for at := int64(0); at < n; at += step {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		h := have[:min(step, n-at)]
+		if err := tab.Read(at, h); err != nil {
+			return err
+		}
+		var w []delta.Digest
+		if o != nil && o.b.t != nil {
+			if k := min(at+int64(len(h)), o.b.count()) - at; k > 0 {
+				w = want[:k]
+				if err := o.b.read(at, w); err != nil {
+					off, _ := o.b.rng(at)
+					return o.e.fail(o.b.m, off, err)
+				}
+			}
+		}
+		for j, d := range h {
+			b := at + int64(j)
+			if j < len(w) && w[j] == d {
+				o.inPlace.set(b)
+				continue
+			}
+			if !d.IsZero() {
+				t.index.put(d, i, b)
+			}
+		}
+	}
+	return nil
 }
 
 // scanRange digests blocks of file i.

@@ -457,7 +457,7 @@ func checkTrailer(t *rapid.T, a archive) {
 
 // checkRead reads an archive by its frames.
 func checkRead(t *rapid.T, a archive) {
-	r := a.reader(t, codec.ReaderOptions{Workers: rapid.IntRange(1, 8).Draw(t, "readers"), Cache: rapid.IntRange(0, 3).Draw(t, "cache")})
+	r := a.reader(t, codec.ReaderOptions{Workers: rapid.IntRange(1, 8).Draw(t, "readers"), Cache: codec.NewCache(rapid.Int64Range(0, 3000).Draw(t, "cache"))})
 	size := int64(len(a.data))
 	if r.Size() != size || r.Count() != len(a.frames) {
 		t.Fatalf("%d bytes in %d frames, want %d in %d", r.Size(), r.Count(), size, len(a.frames))
@@ -530,7 +530,7 @@ func checkRead(t *rapid.T, a archive) {
 func TestReadAtTogether(t *testing.T) {
 	each(t, func(t *testing.T, c codec.Codec) {
 		a := write(t, c, fast(c, 8<<10, 2), step{"write", content(60_000, 5)})
-		r := a.reader(t, codec.ReaderOptions{Cache: 1})
+		r := a.reader(t, codec.ReaderOptions{Cache: codec.NewCache(1)})
 		var wg sync.WaitGroup
 		for g := range 8 {
 			wg.Go(func() {
@@ -578,7 +578,7 @@ func TestLarge(t *testing.T) {
 		a.frames = slices.Repeat(a.frames, 80)
 		a.encoded = bytes.Repeat(frame, 80)
 		a.trailer = 0
-		r := a.reader(t, codec.ReaderOptions{Cache: 1})
+		r := a.reader(t, codec.ReaderOptions{Cache: codec.NewCache(1)})
 		if r.Size() != 80*codec.MaxFrame {
 			t.Fatalf("size %d", r.Size())
 		}

@@ -1,7 +1,6 @@
 package codec
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"runtime"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -21,8 +21,8 @@ type Source interface {
 
 // ReaderOptions say how to read. The zero value works.
 type ReaderOptions struct {
-	Workers int // goroutines of Section, Frames and Verify; 0: as many as CPUs are usable
-	Cache   int // decoded frames that ReadAt keeps; 0: 4
+	Workers int    // goroutines of Section, Frames and Verify; 0: as many as CPUs are usable
+	Cache   *Cache // of the frames that ReadAt decodes; nil: one of its own, of 16 MiB
 }
 
 // A Reader gives the decoded bytes of an encoded stream, by the table of its frames. It is safe for
@@ -36,28 +36,8 @@ type Reader struct {
 	workers int
 
 	decoders sync.Pool
-
-	mu    sync.Mutex
-	cache map[int]*list.Element
-	lru   list.List
-	max   int
-	free  []buffers // of frames that are not kept any more
+	cache    atomic.Pointer[Cache]
 }
-
-type cached struct {
-	frame   int
-	done    chan struct{}
-	data    []byte
-	err     error
-	users   int  // of data
-	dropped bool // from the cache: the last user gives data back
-}
-
-// buffers are what decoding a frame needs. New ones for each would cost as much as a fifth of the decoding.
-type buffers struct{ data, scratch []byte }
-
-// maxFree is how many buffers wait for another frame.
-const maxFree = 2
 
 // maxEncoded is more than any codec makes of MaxFrame bytes: what does not compress grows by less than 1 in 1000.
 const maxEncoded = MaxFrame + MaxFrame/64
@@ -65,13 +45,14 @@ const maxEncoded = MaxFrame + MaxFrame/64
 // NewReader returns a reader of the frames of src, which begin at its first byte. With codec none
 // frames must be empty, and the decoded bytes are those of src. A table that does not fit src is an error.
 func NewReader(src Source, c Codec, frames []Frame, o ReaderOptions) (*Reader, error) {
-	r := &Reader{src: src, codec: c, frames: frames, workers: o.Workers, max: o.Cache, cache: make(map[int]*list.Element)}
+	r := &Reader{src: src, codec: c, frames: frames, workers: o.Workers}
 	if r.workers <= 0 {
 		r.workers = runtime.GOMAXPROCS(0)
 	}
-	if r.max <= 0 {
-		r.max = 4
+	if o.Cache == nil {
+		o.Cache = NewCache(ownCache)
 	}
+	r.cache.Store(o.Cache)
 	if c.Name() == "none" {
 		if len(frames) > 0 {
 			return nil, errors.New("frames without a codec")
@@ -161,95 +142,25 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 		if i == len(r.frames) {
 			return n, io.EOF
 		}
-		c := r.frame(i)
-		if c.err != nil {
-			return n, c.err
+		c := r.cache.Load()
+		f := c.get(r, i)
+		if f.err != nil {
+			return n, f.err
 		}
-		k := copy(p[n:], c.data[off-r.dec[i]:])
-		r.release(c)
+		k := copy(p[n:], f.data[off-r.dec[i]:])
+		c.release(f)
 		n += k
 		off += int64(k)
 	}
 	return n, nil
 }
 
-// frame returns the decoded frame i from the cache, or decodes it; one goroutine does, others wait. Unless there was an
-// error, it must be released.
-func (r *Reader) frame(i int) *cached {
-	r.mu.Lock()
-	if e, ok := r.cache[i]; ok {
-		r.lru.MoveToFront(e)
-		c, _ := e.Value.(*cached)
-		c.users++
-		r.mu.Unlock()
-		<-c.done
-		return c
-	}
-	c := &cached{frame: i, done: make(chan struct{}), users: 1}
-	e := r.lru.PushFront(c)
-	r.cache[i] = e
-	for r.lru.Len() > r.max {
-		last := r.lru.Back()
-		if l, ok := last.Value.(*cached); ok {
-			delete(r.cache, l.frame)
-			l.dropped = true
-			r.recycle(l)
-		}
-		r.lru.Remove(last)
-	}
-	var b buffers
-	if n := len(r.free); n > 0 {
-		b, r.free = r.free[n-1], r.free[:n-1]
-	}
-	r.mu.Unlock()
-	c.data, b.scratch, c.err = r.read(i, b.data, b.scratch)
-	r.mu.Lock()
-	r.keep(buffers{scratch: b.scratch})
-	r.mu.Unlock()
-	if c.err != nil {
-		r.mu.Lock()
-		if r.cache[i] == e { // an error may pass; it is not kept
-			delete(r.cache, i)
-			r.lru.Remove(e)
-		}
-		r.mu.Unlock()
-	}
-	close(c.done)
-	return c
-}
+// Share makes r keep frames in c from now on, with other readers, instead of in a cache of its own. Before the first
+// use of r by others it is free; later it is safe.
+func (r *Reader) Share(c *Cache) { r.cache.Store(c) }
 
-// release ends the use of a frame's data.
-func (r *Reader) release(c *cached) {
-	r.mu.Lock()
-	c.users--
-	r.recycle(c)
-	r.mu.Unlock()
-}
-
-// recycle keeps the buffer of a frame that nobody has any more. r.mu is held.
-func (r *Reader) recycle(c *cached) {
-	if c.dropped && c.users == 0 && c.data != nil {
-		r.keep(buffers{data: c.data})
-		c.data = nil
-	}
-}
-
-// keep keeps one of the two buffers, beside one of the other kind if there is such. r.mu is held.
-func (r *Reader) keep(b buffers) {
-	for i := range r.free {
-		switch f := &r.free[i]; {
-		case b.data != nil && f.data == nil:
-			f.data = b.data
-			return
-		case b.scratch != nil && f.scratch == nil:
-			f.scratch = b.scratch
-			return
-		}
-	}
-	if len(r.free) < maxFree {
-		r.free = append(r.free, b)
-	}
-}
+// Frame decodes frame i, without keeping it, and calls fn with its bytes, which are valid during the call only.
+func (r *Reader) Frame(i int, fn func(data []byte)) error { return r.cache.Load().once(r, i, fn) }
 
 // Section returns a reader of the n decoded bytes from off on. Frames are decoded ahead by
 // Workers goroutines, in order. It must be closed. Errors of frames are *FrameError.

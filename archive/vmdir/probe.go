@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"runtime"
 	"strings"
@@ -28,8 +27,16 @@ const (
 	descriptor = "descriptor" // the vmdk package's subformat of text
 )
 
-// recognise sets role, format and phase of the files.
-func recognise(ctx context.Context, root *os.Root, entries []Entry, o WalkOptions) error {
+// Content is an open file, as far as recognising it goes.
+type Content interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// Recognise sets the hints Role, Format and Subformat, and the grid, of the files among entries, by their names and by what
+// they hold. Open opens a file, and may be called by several goroutines at once; where its error is fs.ErrNotExist or
+// ErrReplaced, the name alone decides. Other errors are those of open and of what it opened. O.Exclude means nothing here.
+func Recognise(ctx context.Context, entries []Entry, open func(e *Entry) (Content, error), o WalkOptions) error {
 	g, stop := errgroup.WithContext(ctx)
 	g.SetLimit(min(4, runtime.GOMAXPROCS(0)))
 	for i := range entries {
@@ -46,17 +53,17 @@ func recognise(ctx context.Context, root *os.Root, entries []Entry, o WalkOption
 		if stop.Err() != nil {
 			break
 		}
-		g.Go(func() error { return probe(root, e, o) })
+		g.Go(func() error { return probe(open, e, o) })
 	}
 	if err := errors.Join(g.Wait(), ctx.Err()); err != nil {
 		return err
 	}
-	return markExtents(root, entries)
+	return markExtents(open, entries)
 }
 
 // head is a file whose first bytes were read, so that a list of formats costs one read.
 type head struct {
-	f    *os.File
+	f    io.ReaderAt
 	size int64
 	b    []byte
 }
@@ -73,8 +80,8 @@ func (h *head) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // probe looks into the file of e.
-func probe(root *os.Root, e *Entry, o WalkOptions) error {
-	f, err := OpenRead(root, e)
+func probe(open func(e *Entry) (Content, error), e *Entry, o WalkOptions) error {
+	f, err := open(e)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrReplaced) {
 		return nil // packing will find out
 	}
@@ -85,10 +92,9 @@ func probe(root *os.Root, e *Entry, o WalkOptions) error {
 	b := make([]byte, min(headLen, e.Size))
 	n, err := f.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
-		return named(e.Path, err)
+		return err
 	}
-	src := &head{f: f, size: e.Size, b: b[:n]}
-	return named(e.Path, e.recognise(src, o))
+	return e.recognise(&head{f: f, size: e.Size, b: b[:n]}, o)
 }
 
 // recognise decides by content, and leaves what the name said where that says nothing.
@@ -241,14 +247,14 @@ func isPartitioned(b []byte, size int64) bool {
 }
 
 // markExtents finds the extents that descriptors name: files without a magic of their own.
-func markExtents(root *os.Root, entries []Entry) error {
+func markExtents(open func(e *Entry) (Content, error), entries []Entry) error {
 	var at map[manifest.Path]*Entry
 	for i := range entries {
 		e := &entries[i]
 		if e.Format != vmdk.Name || e.Subformat != descriptor || e.Type != manifest.File {
 			continue
 		}
-		d, err := readDescriptor(root, e)
+		d, err := readDescriptor(open, e)
 		if err != nil {
 			return err
 		}
@@ -281,8 +287,8 @@ func markExtents(root *os.Root, entries []Entry) error {
 }
 
 // readDescriptor returns nil when the file is not, or no longer, a valid descriptor.
-func readDescriptor(root *os.Root, e *Entry) (*vmdk.Descriptor, error) {
-	f, err := OpenRead(root, e)
+func readDescriptor(open func(e *Entry) (Content, error), e *Entry) (*vmdk.Descriptor, error) {
+	f, err := open(e)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrReplaced) {
 		return nil, nil
 	}

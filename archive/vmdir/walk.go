@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -66,7 +67,14 @@ func Walk(ctx context.Context, root *os.Root, o WalkOptions) ([]Entry, error) {
 	if err := w.list(ctx, top, &e, 0, false); err != nil {
 		return nil, err
 	}
-	if err := recognise(ctx, root, w.entries, o); err != nil {
+	open := func(e *Entry) (Content, error) {
+		f, err := OpenRead(root, e)
+		if err != nil {
+			return nil, err
+		}
+		return &namedFile{f, e.Path}, nil
+	}
+	if err := Recognise(ctx, w.entries, open, o); err != nil {
 		return nil, err
 	}
 	for i := range w.entries {
@@ -102,6 +110,20 @@ func Refresh(root *os.Root, e *Entry) error {
 	}
 	*e = now
 	return nil
+}
+
+// A namedFile is known in its errors by its path in the directory.
+type namedFile struct {
+	*os.File
+	path manifest.Path
+}
+
+func (f *namedFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = named(f.path, err)
+	}
+	return n, err
 }
 
 type inode struct{ dev, ino uint64 }

@@ -190,6 +190,13 @@ func (d *Dir) places(from, stored string) []string {
 			add(path.Join(dir, s))
 		}
 		add(path.Join(dir, path.Base(s)))
+		if strings.EqualFold(path.Base(dir), HyperVMachines) {
+			// Hyper-V exports configurations and disks into directories beside each other, and
+			// names the disks by where they were.
+			for _, beside := range []string{path.Base(path.Dir(s)), "Virtual Hard Disks", "."} {
+				add(path.Join(path.Dir(dir), beside, path.Base(s)))
+			}
+		}
 	}
 	return list
 }
@@ -229,6 +236,10 @@ func (d *Dir) files(f func(name string) bool) error {
 		return nil
 	})
 }
+
+// HyperVMachines is the directory of configurations in what Hyper-V exports; what belongs to
+// them is in directories beside it.
+const HyperVMachines = "Virtual Machines"
 
 // At splits the path of an image on disk into the tree in which what it names is
 // looked for, and the path in that: the tree is the image's directory. That of

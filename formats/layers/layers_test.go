@@ -99,13 +99,15 @@ func TestChains(t *testing.T) {
 					args = append(args, itoa(c.sizes[i])+"M")
 				}
 				tr.img(args...)
+				var writes []string
 				for range 10 {
 					off := r.Int64N(c.sizes[i]<<11-200) * 512
-					tr.io(f, name, "write -P "+itoa(1+r.Int64N(255))+" "+itoa(off)+" "+itoa(512*(1+r.Int64N(150))))
+					writes = append(writes, "write -P "+itoa(1+r.Int64N(255))+" "+itoa(off)+" "+itoa(512*(1+r.Int64N(150))))
 				}
 				if f == "qcow2" {
-					tr.io(f, name, "write -z "+itoa(65536*int64(i))+" 65536", "discard 0 65536")
+					writes = append(writes, "write -z "+itoa(65536*int64(i))+" 65536", "discard 0 65536")
 				}
+				tr.io(f, name, writes...)
 				d := tr.disk(name, layers.Options{Format: f})
 				formatstest.CheckDisk(t, d, formatstest.QemuRaw(t, f, filepath.Join(tr.dir, name)))
 				if len(d.Layers) != i+1 || d.Info().Depth != i || d.Layers[i].Path != "0.img" {
@@ -221,6 +223,7 @@ func TestNames(t *testing.T) {
 	file := &fstest.MapFile{Data: []byte("x")}
 	d := layers.NewDir(fstest.MapFS{
 		"vm/base.vmdk": file, "vm/sub/child.vmdk": file, "top.vmdk": file, `vm/sub/odd\name`: file, "etc/passwd": file, "vm/sub/fifo": {Mode: fs.ModeNamedPipe},
+		"hv/Virtual Machines/1.xml": file, "hv/Virtual Hard Disks/a.vhdx": file, "hv/Snapshots/a_1.avhdx": file, "hv/b.vhdx": file,
 	}, "/data/vms")
 	for _, c := range []struct{ from, stored, want string }{
 		{"vm/sub/child.vmdk", "../base.vmdk", "vm/base.vmdk"},
@@ -231,6 +234,13 @@ func TestNames(t *testing.T) {
 		{"vm/base.vmdk", "/vmfs/volumes/1234/vm/base.vmdk", "vm/base.vmdk"},
 		{"vm/base.vmdk", "file:///data/vms/top.vmdk", "top.vmdk"},
 		{"vm/sub/child.vmdk", `odd\name`, `vm/sub/odd\name`},
+		{"hv/Virtual Machines/1.xml", `C:\VMs\hv\Virtual Hard Disks\a.vhdx`, "hv/Virtual Hard Disks/a.vhdx"},
+		{"hv/Virtual Machines/1.xml", "C:/VMs/hv/Snapshots/a_1.avhdx", "hv/Snapshots/a_1.avhdx"},
+		{"hv/Virtual Machines/1.xml", "C:/elsewhere/a.vhdx", "hv/Virtual Hard Disks/a.vhdx"},
+		{"hv/Virtual Machines/1.xml", "C:/elsewhere/b.vhdx", "hv/b.vhdx"},
+		{"hv/Snapshots/a_1.avhdx", "C:/elsewhere/a.vhdx", ""},
+		{"hv/Virtual Machines/1.xml", "C:/a/../../etc/passwd", ""},
+		{"hv/Virtual Machines/1.xml", "C:/../..", ""},
 		{"vm/base.vmdk", "../../../../etc/passwd", ""},
 		{"vm/base.vmdk", "../etc/passwd", "etc/passwd"}, // of the tree
 		{"vm/base.vmdk", "/etc/passwd", ""},

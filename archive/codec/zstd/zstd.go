@@ -161,7 +161,7 @@ func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	if int64(len(out)) != size {
 		return dst, fmt.Errorf("%w: zstd: %d bytes, want %d", codec.ErrCorrupt, len(out), size)
 	}
-	return append(dst, out...), nil
+	return dst[:n+len(out)], nil // where it is already; to append it would copy it onto itself
 }
 
 // single reports whether b is one frame with header h, to its last byte: the library would take more frames.
