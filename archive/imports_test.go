@@ -28,6 +28,7 @@ var graph = []layer{
 	{"formats/vbox/", []string{"formats/machine/"}},
 	{"formats/libvirt/", []string{"formats/machine/"}},
 	{"formats/xl/", []string{"formats/machine/"}},
+	{"formats/hyperv/", []string{"formats/machine/"}},
 	{"formats/qemu/", []string{"formats/machine/"}},
 	{"formats", nil},
 	{"formats/internal/", []string{"formats", "formats/raw"}}, // raw tells holes
@@ -45,7 +46,7 @@ var graph = []layer{
 	{"archive/chain/", []string{"formats", "delta/", "manifest/", "archive", "archive/codec", "archive/pax", "archive/vmdir", "archive/volume"}},
 	{"archive/repo/", []string{"formats", "delta/", "manifest/", "archive", "archive/codec", "archive/pax", "archive/vmdir", "archive/volume", "archive/chain"}},
 	{"archive/inspect/", []string{"formats/", "delta/", "manifest/", "archive", "archive/codec", "archive/chain"}},
-	{"ovf", []string{"formats/machine/"}},
+	{"ovf", []string{"formats/machine/", "formats/vbox"}}, // VirtualBox carries its own element in an envelope
 	{"ovf/all", []string{"formats/machine/", "ovf/"}},
 	{"ovf/target/", []string{"formats", "formats/layers", "formats/raw", "formats/machine/", "ovf"}},
 	{"ovf/ova/", []string{"formats", "formats/machine/", "ovf", "ovf/target"}},

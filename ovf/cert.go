@@ -35,16 +35,16 @@ const (
 )
 
 // A Certificate is what a .cert file holds (DSP0243, section 5.1): the signature of the manifest in a line like the manifest's
-// own, ALGORITHM(NAME.mf)= HEX, and the X.509 certificate of the key in PEM.
+// own, ALGORITHM(NAME.mf)= HEX, and the X.509 certificate of the key in PEM; or a detached signature of CMS.
 type Certificate struct {
 	Algorithm Algorithm // of the manifest's digest that was signed
 	Name      string    // of the manifest
 	Value     []byte    // RSA: PKCS #1 1.5; ECDSA: ASN.1; both as openssl dgst -sign writes them
 	// Chain is the certificates: the signer's first, then those between it and an authority.
 	Chain []*x509.Certificate
-	// CMS: there is also a block of CMS (PKCS #7), as VirtualBox adds it. It holds the same signature in another form
-	// and is not looked at.
-	CMS bool
+	// CMS is a signature of the manifest in a block of CMS (PKCS #7; RFC 5652), in DER, as VirtualBox adds it: beside the
+	// line or, with a Value that is nil, in its place. nil: there is none.
+	CMS []byte
 }
 
 // ReadCertificate reads a .cert file, with the line before or behind the certificates. Errors wrap ErrSyntax or ErrUnsupported.
@@ -80,7 +80,10 @@ func ReadCertificate(b []byte) (*Certificate, error) {
 				return fail(ErrUnsupported, "more than %d certificates", maxChain)
 			}
 		case "CMS", "PKCS7", "PKCS #7 SIGNED DATA":
-			c.CMS = true
+			if c.CMS != nil {
+				return fail(ErrSyntax, "two signatures in CMS")
+			}
+			c.CMS = append([]byte{}, block.Bytes...)
 		default:
 			return fail(ErrUnsupported, "a PEM block %.40q", block.Type)
 		}
@@ -100,8 +103,7 @@ func ReadCertificate(b []byte) (*Certificate, error) {
 		c.Algorithm, c.Name, c.Value = d.Algorithm, d.Name, d.Sum
 	}
 	switch {
-	case c.Value == nil && c.CMS:
-		return fail(ErrUnsupported, "it has a signature in CMS alone")
+	case c.Value == nil && c.CMS != nil: // which can hold the certificates, too
 	case c.Value == nil:
 		return fail(ErrSyntax, "no line ALGORITHM(NAME)= SIGNATURE")
 	case len(c.Chain) == 0:
@@ -132,7 +134,9 @@ type Signature struct {
 	Fingerprint string    `json:"fingerprint"` // SHA-256 of the certificate, hexadecimal
 	// Authority is not checked (no authorities were given), trusted, or not trusted.
 	Authority string `json:"authority"`
-	CMS       bool   `json:"cms,omitempty"` // there is a signature in CMS too, which was not looked at
+	// CMS is what became of a signature in CMS beside this one: verified, with the signer if that is another one, or why
+	// it is not known; empty: there is none.
+	CMS string `json:"cms,omitempty"`
 }
 
 // The values of Signature.Authority.
@@ -150,45 +154,84 @@ func (s *Signature) String() string {
 		by = "issued by itself"
 	}
 	const day = "2006-01-02"
-	return fmt.Sprintf("signed by %q (%s), valid %s to %s, %s", s.Subject, by, s.NotBefore.UTC().Format(day), s.NotAfter.UTC().Format(day), s.Authority)
+	text := fmt.Sprintf("signed by %q (%s), valid %s to %s, %s", s.Subject, by, s.NotBefore.UTC().Format(day), s.NotAfter.UTC().Format(day), s.Authority)
+	if s.CMS != "" {
+		text += "; in CMS, too: " + s.CMS
+	}
+	return text
 }
 
-// Verify compares the signature with the bytes of a manifest. The Signature is returned with an error too, if the
-// certificate could be read. Errors wrap ErrSignature (and are then no others), ErrAuthority, ErrValidity, or ErrUnsupported
-// for a kind of key or digest that is not known.
+// Verify compares the signature with the bytes of a manifest: that of the line, that in CMS, or both. The Signature is
+// returned with an error too, if the certificate could be read. Errors wrap ErrSignature (and are then no others),
+// ErrAuthority, ErrValidity, or ErrUnsupported for a kind of key, digest or structure that is not known; ErrSyntax for CMS
+// that is none. Beside a line, CMS that cannot be read is no error: Signature.CMS says so.
 func (c *Certificate) Verify(manifest []byte, o SignatureOptions) (*Signature, error) {
+	if c.Value == nil && c.CMS != nil {
+		return c.verifyCMS(manifest, o)
+	}
 	if len(c.Chain) == 0 {
 		return nil, fmt.Errorf("%w: no certificate", ErrSyntax)
 	}
 	leaf := c.Chain[0]
-	sum := sha256.Sum256(leaf.Raw)
-	s := &Signature{
-		Algorithm: c.Algorithm, Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-		Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: selfSigned(leaf), Authority: NotChecked, CMS: c.CMS,
-	}
+	s := describe(leaf, c.Algorithm)
 	h := c.Algorithm.New()
 	if h == nil {
 		return s, fmt.Errorf("signature: digest %.40q: %w", c.Algorithm, ErrUnsupported)
 	}
 	h.Write(manifest)
-	digest := h.Sum(nil)
-	right := false
-	switch k := leaf.PublicKey.(type) {
-	case *rsa.PublicKey:
-		s.Key = fmt.Sprintf("RSA, %d bits", k.N.BitLen())
-		if k.N.BitLen() > maxKey || k.N.BitLen() < minKey {
-			return s, fmt.Errorf("signature: RSA key of %d bits: %w", k.N.BitLen(), ErrUnsupported)
-		}
-		right = rsa.VerifyPKCS1v15(k, c.Algorithm.hash(), digest, c.Value) == nil
-	case *ecdsa.PublicKey:
-		s.Key = "ECDSA, " + k.Curve.Params().Name
-		right = ecdsa.VerifyASN1(k, digest, c.Value)
-	default:
-		return s, fmt.Errorf("signature: a key of kind %s: %w", leaf.PublicKeyAlgorithm, ErrUnsupported)
+	right, err := verifyKey(leaf, s, c.Algorithm, h.Sum(nil), c.Value)
+	if err != nil {
+		return s, err
 	}
 	if !right {
 		return s, fmt.Errorf("%w (signed by %q)", ErrSignature, s.Subject)
 	}
+	err = s.trust(leaf, c.Chain[1:], o)
+	if c.CMS == nil {
+		return s, err
+	}
+	other, cerr := c.verifyCMS(manifest, o)
+	switch {
+	case errors.Is(cerr, ErrSignature):
+		return s, cerr
+	case errors.Is(cerr, ErrSyntax), errors.Is(cerr, ErrUnsupported):
+		s.CMS = cerr.Error()
+	case other.Fingerprint != s.Fingerprint:
+		s.CMS = "verified, " + other.String()
+		err = errors.Join(err, cerr)
+	default:
+		s.CMS = "verified"
+	}
+	return s, err
+}
+
+// describe says who signed.
+func describe(leaf *x509.Certificate, a Algorithm) *Signature {
+	sum := sha256.Sum256(leaf.Raw)
+	return &Signature{
+		Algorithm: a, Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: selfSigned(leaf), Authority: NotChecked,
+	}
+}
+
+// verifyKey reports whether the certificate's key signed a digest, and says of which kind it is.
+func verifyKey(leaf *x509.Certificate, s *Signature, a Algorithm, digest, value []byte) (bool, error) {
+	switch k := leaf.PublicKey.(type) {
+	case *rsa.PublicKey:
+		s.Key = fmt.Sprintf("RSA, %d bits", k.N.BitLen())
+		if k.N.BitLen() > maxKey || k.N.BitLen() < minKey {
+			return false, fmt.Errorf("signature: RSA key of %d bits: %w", k.N.BitLen(), ErrUnsupported)
+		}
+		return rsa.VerifyPKCS1v15(k, a.hash(), digest, value) == nil, nil
+	case *ecdsa.PublicKey:
+		s.Key = "ECDSA, " + k.Curve.Params().Name
+		return ecdsa.VerifyASN1(k, digest, value), nil
+	}
+	return false, fmt.Errorf("signature: a key of kind %s: %w", leaf.PublicKeyAlgorithm, ErrUnsupported)
+}
+
+// trust compares the signer's certificate with the time and with the authorities.
+func (s *Signature) trust(leaf *x509.Certificate, others []*x509.Certificate, o SignatureOptions) error {
 	now := o.Now
 	if now.IsZero() {
 		now = time.Now()
@@ -199,7 +242,7 @@ func (c *Certificate) Verify(manifest []byte, o SignatureOptions) (*Signature, e
 	}
 	if o.Roots != nil {
 		between := x509.NewCertPool()
-		for _, x := range c.Chain[1:] {
+		for _, x := range others {
 			between.AddCert(x)
 		}
 		// That it has expired was said; who stands behind it is another question.
@@ -216,7 +259,7 @@ func (c *Certificate) Verify(manifest []byte, o SignatureOptions) (*Signature, e
 			errs = append(errs, fmt.Errorf("%w: %w", ErrAuthority, err))
 		}
 	}
-	return s, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 func selfSigned(c *x509.Certificate) bool {

@@ -104,7 +104,7 @@ func TestSign(t *testing.T) {
 				t.Errorf("%s: not the same twice, or not of the size %d", name, s.Size(a, "vm.mf"))
 			}
 			c, err := ovf.ReadCertificate(b)
-			if err != nil || c.Algorithm != a || c.Name != "vm.mf" || c.CMS {
+			if err != nil || c.Algorithm != a || c.Name != "vm.mf" || c.CMS != nil {
 				t.Fatalf("%s: %+v, %v", name, c, err)
 			}
 			sig, err := c.Verify(mfText, ovf.SignatureOptions{Now: now})
@@ -254,7 +254,7 @@ func TestCertificateErrors(t *testing.T) {
 		"two signatures": {line + line + x, ovf.ErrSyntax}, "cut": {line + x[:len(x)/2], ovf.ErrSyntax},
 		"no DER":   {line + string(block("CERTIFICATE", []byte("x"))), ovf.ErrSyntax},
 		"key":      {line + x + string(k[0]), ovf.ErrUnsupported},
-		"CMS":      {x + string(block("CMS", []byte("x"))), ovf.ErrUnsupported},
+		"CMS":      {line + x + strings.Repeat(string(block("CMS", []byte("x"))), 2), ovf.ErrSyntax},
 		"too much": {line + x + strings.Repeat("\n", ovf.MaxCertificate), ovf.ErrSyntax},
 		"chain":    {line + strings.Repeat(x, 33), ovf.ErrUnsupported},
 	} {
@@ -267,7 +267,7 @@ func TestCertificateErrors(t *testing.T) {
 		"mark, CRLF": "\ufeff" + strings.ReplaceAll(line+x, "\n", "\r\n"),
 	} {
 		c, err := ovf.ReadCertificate([]byte(text))
-		if err != nil || hex.EncodeToString(c.Value) != "00ff" || len(c.Chain) != 1 || c.CMS != (name == "with CMS") {
+		if err != nil || hex.EncodeToString(c.Value) != "00ff" || len(c.Chain) != 1 || (c.CMS != nil) != (name == "with CMS") {
 			t.Errorf("%s: %+v, %v", name, c, err)
 		}
 	}
@@ -333,7 +333,7 @@ func FuzzReadCertificate(f *testing.F) {
 		for _, x := range c.Chain {
 			text = append(text, block("CERTIFICATE", x.Raw)...)
 		}
-		if strings.TrimSpace(c.Name) == c.Name && strings.TrimSpace(string(c.Algorithm)) != "" && !strings.ContainsAny(c.Name+string(c.Algorithm), "\r\n") {
+		if c.Value != nil && strings.TrimSpace(c.Name) == c.Name && strings.TrimSpace(string(c.Algorithm)) != "" && !strings.ContainsAny(c.Name+string(c.Algorithm), "\r\n") {
 			again, err := ovf.ReadCertificate(text)
 			if err != nil || again.Name != c.Name || !bytes.Equal(again.Value, c.Value) || len(again.Chain) != len(c.Chain) {
 				t.Fatalf("%v\n%s", err, text)

@@ -105,7 +105,8 @@ type owner struct{ collection, system int }
 type decoded struct {
 	items    map[string]*etree.Element // by the identity that Origins have
 	hardware *etree.Element
-	maxID    int64 // the largest InstanceID
+	maxID    int64          // the largest InstanceID
+	box      *etree.Element // VirtualBox's own settings, if they could be read; or nil
 }
 
 func decode(root *etree.Element, option ...string) (*decoder, error) {
@@ -425,7 +426,7 @@ func (d *decoder) system(el *etree.Element, c Content) error {
 		d.problem(Warning, "VirtualSystem "+c.ID, "it has no VirtualHardwareSection")
 	}
 	if box != nil {
-		d.box(box, m)
+		d.box(box, got, m)
 	}
 	if m.Name == "" {
 		m.Name = c.ID
@@ -453,6 +454,7 @@ type origin struct {
 	place  string // an adapter's: its AddressOnParent
 	net    string // an adapter's: the name of its network
 	name   string // for people
+	box    bool   // no Item has it, but VirtualBox's own settings
 }
 
 // Form returns ovf.

@@ -128,7 +128,7 @@ func TestVirtualBoxExports(t *testing.T) {
 	want := []string{
 		"floppy fdc0:0 ", "disk sata0:0 rich-disk001.vmdk", "disk scsi1:3 rich-disk002.vmdk", "disk nvme0:0 rich-disk003.vmdk", "disk scsi2:0 rich-disk004.vmdk",
 		"disk scsi1:0 rich-disk005.vmdk", "cdrom sata0:2 rich-disk006.iso",
-		`virtio user "" 08:00:27:f2:23:2c`, `e1000 bridged "" 08:00:27:b9:06:bf`, `pcnet internal "mynet" 08:00:27:e1:c7:2c`, `e1000 hostonly "" 08:00:27:f2:29:4c`,
+		`virtio user "" 08:00:27:f2:23:2c`, `e1000 bridged "eth0" 08:00:27:b9:06:bf`, `pcnet internal "mynet" 08:00:27:e1:c7:2c`, `e1000 hostonly "" 08:00:27:f2:29:4c`,
 	}
 	if strings.Join(s, "\n") != strings.Join(want, "\n") {
 		t.Errorf("%q", s)

@@ -10,8 +10,9 @@
 // Decode takes versions 0.9 to 2.1, in any encoding of package xmldoc: files, disks with parents, shared disks, networks,
 // deployment options, nested collections with their startup order and allocations, systems with products, properties,
 // licences, environment files, and texts in other languages. The hardware of each system becomes a machine.Machine, with
-// the deployment option that is the default; Envelope.Machine gives it with another. VirtualBox's own configuration
-// inside of an envelope is read for what OVF cannot say: firmware, TPM, chipset, clock, Ethernet addresses.
+// the deployment option that is the default; Envelope.Machine gives it with another. VirtualBox's own settings
+// inside of an envelope are read for what OVF cannot say (firmware, TPM, chipset, clock, boot order, graphics, numbers of
+// ports, the host's networks), but not for directories, files and ports of the host.
 //
 // Packages in the wild break rules. What can be read is read, and what is wrong is listed in Envelope.Problems. A drive
 // without AddressOnParent, or with one that is taken, gets the first free unit of its controller. A number, or units, that
@@ -21,13 +22,15 @@
 //
 // Encode writes 1.1, or 1.0 or 2.0, in one of the profiles: the fields of items in the order of the schemas, memory in
 // byte * 2^20, capacities with units, a network for each adapter, two IDE controllers for the two channels, nothing of a
-// vendor's that is required, and no BootOrderSection, with which vSphere forgets EFI.
+// vendor's that is required, and no BootOrderSection, with which vSphere forgets EFI. The machine's UUID is a setting of
+// VMware's there (uuid.bios as ExtraConfig with the profile VMware, uuid as Config with Generic). With the profile
+// VirtualBox there are the machine's settings as well, as package vbox writes them: VirtualBox goes by these.
 //
 // With the profile Keep, an envelope that was decoded comes back byte for byte if nothing in it was changed. If something
 // was, the document stays as it was but for that: unknown sections, attributes, items of other deployment options, comments
 // and order included. It is then written as UTF-8.
 //
-// Not written: 0.9, 2.1, boot order, and PlacementGroup, ScaleOut and BootDevice sections of 2.x, which are kept.
+// Not written: 0.9, 2.1, boot order but for VirtualBox, and PlacementGroup, ScaleOut and BootDevice sections of 2.x, which are kept.
 //
 // # Security
 //

@@ -21,8 +21,8 @@ type Profile string
 
 // The profiles. Keep, which is that of the zero value, leaves an envelope that was decoded as it is but for what was
 // changed, and writes one that was not as Generic. Generic is what VirtualBox, virt-v2v and vSphere take alike. VMware has
-// the controllers and devices of a version of its hardware. VirtualBox has its own controllers, and its own configuration
-// in a vbox:Machine element where OVF has no words: EFI, TPM, chipset, Ethernet addresses. Xen is for XenServer and XCP-ng.
+// the controllers and devices of a version of its hardware. VirtualBox has its own controllers, and its own settings in a
+// vbox:Machine element, with all that it can say of a machine. Xen is for XenServer and XCP-ng.
 const (
 	Keep       Profile = ""
 	Generic    Profile = "generic"

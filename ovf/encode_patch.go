@@ -238,8 +238,14 @@ func identity(parent, e *etree.Element) string {
 		return id("configuration")
 	case "Config", "ExtraConfig":
 		return id("key")
-	case "Adapter":
+	case "Adapter", "Port":
 		return id("slot")
+	case "Order":
+		return id("position")
+	case "StorageController":
+		return id("name")
+	case "AttachedDevice":
+		return id("port", "device")
 	case "Msg":
 		return id("msgid")
 	case "Item", "StorageItem", "EthernetPortItem":

@@ -96,7 +96,7 @@ func TestPatch(t *testing.T) {
 		{"memory", func(_ *ovf.Envelope, m *machine.Machine) bool {
 			m.Memory.Bytes += 3 << 20
 			return m.Memory.Bytes > 3<<20
-		}, 3},
+		}, 4},
 		{"processors", func(_ *ovf.Envelope, m *machine.Machine) bool {
 			m.CPU.Count, m.CPU.Cores, m.CPU.Sockets = m.CPU.Count+2, 0, 0
 			return m.CPU.Count > 2
@@ -116,6 +116,18 @@ func TestPatch(t *testing.T) {
 			m.Firmware.SecureBoot = machine.On
 			return true
 		}, 2},
+		{"identity", func(_ *ovf.Envelope, m *machine.Machine) bool {
+			m.UUID = "11223344-5566-4788-99aa-bbccddeeff00"
+			return m.Platform == "vmware"
+		}, 1},
+		{"VirtualBox's own", func(_ *ovf.Envelope, m *machine.Machine) bool {
+			if m.Platform != "virtualbox" || len(m.Videos) == 0 {
+				return false
+			}
+			m.UUID, m.Boot, m.Clock, m.Features.PAE = "11223344-5566-4788-99aa-bbccddeeff00", []string{"network", "disk"}, "utc", machine.On
+			m.Videos[0].Memory = 99 << 20
+			return true
+		}, 12},
 		{"new adapter", func(_ *ovf.Envelope, m *machine.Machine) bool {
 			m.NICs = append(m.NICs, machine.NIC{
 				Slot: len(m.NICs), Model: "e1000", MAC: "00:0c:29:00:00:01", Kind: machine.Named, Network: "new one", Connected: machine.On,

@@ -718,6 +718,22 @@ func (b *board) drive(it *item, o *origin) {
 	b.m.Drives = append(b.m.Drives, v)
 }
 
+// The keys of the UUID that the guest sees: a setting of .vmx files, and a property of vSphere's VirtualMachineConfigSpec.
+const (
+	keyBIOS = "uuid.bios"
+	keyUUID = "uuid"
+)
+
+// dashed returns a UUID that may be written as VMware does: 56 4d 3b 0e 51 a7 4c 52-9d 5e 7c 1f 2a 3b 4c 5d. It is empty if it
+// is none.
+func dashed(s string) string {
+	s = strings.NewReplacer(" ", "", "-", "").Replace(s)
+	if len(s) != 32 {
+		return ""
+	}
+	return uuid(s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:])
+}
+
 // settings reads what VMware says of the whole machine.
 func (b *board) settings(s *etree.Element) {
 	m := b.m
@@ -736,6 +752,12 @@ func (b *board) settings(s *etree.Element) {
 	case ok:
 		b.problem(Warning, b.where, "firmware %.40q is neither bios nor efi", v)
 	}
+	if v, ok := config(s, "ExtraConfig", keyBIOS); ok && m.UUID == "" {
+		m.UUID = dashed(v)
+	}
+	if v, ok := config(s, "Config", keyUUID); ok && m.UUID == "" {
+		m.UUID = dashed(v)
+	}
 	if v, ok := config(s, "ExtraConfig", "nvram"); ok {
 		switch kind, id := resource(&item{host: []string{v}}); {
 		case kind == "file" && b.files[id] != nil:
@@ -744,75 +766,6 @@ func (b *board) settings(s *etree.Element) {
 			b.problem(Error, b.where, "the file %.60q of its nvram is nowhere", id)
 		default:
 			m.Firmware.Vars.Path = v
-		}
-	}
-}
-
-// box reads what of VirtualBox's own configuration OVF has no words for.
-func (d *decoder) box(el *etree.Element, m *machine.Machine) {
-	m.UUID = uuid(attr(el, "uuid"))
-	// Other_64 is what stands there when nobody said.
-	if t := attr(el, "OSType"); m.Guest.VirtualBox == "" && !strings.HasPrefix(t, "Other") {
-		m.Guest.VirtualBox = t
-	}
-	h := child(el, "Hardware")
-	if h == nil {
-		return
-	}
-	// 7.0 and later: <Firmware type="EFI64"/>. VirtualBox leaves out what is as it is by itself: there it is BIOS.
-	if f := child(h, "Firmware"); f != nil {
-		m.Firmware.Type = "bios"
-		if strings.HasPrefix(strings.ToUpper(attr(f, "type")), "EFI") {
-			m.Firmware.Type = "efi"
-		}
-	}
-	if t := child(h, "TrustedPlatformModule"); t != nil {
-		switch strings.ToLower(attr(t, "type")) {
-		case "v1_2":
-			m.TPM = &machine.TPM{Version: "1.2"}
-		case "v2_0":
-			m.TPM = &machine.TPM{Version: "2.0"}
-		}
-	}
-	if c := child(h, "Chipset"); c != nil {
-		switch strings.ToUpper(attr(c, "type")) {
-		case "PIIX3":
-			m.Chipset = "i440fx"
-		case "ICH9":
-			m.Chipset = "q35"
-		}
-	}
-	if c := child(h, "RTC"); c != nil {
-		switch strings.ToLower(attr(c, "localOrUTC")) {
-		case "utc":
-			m.Clock = "utc"
-		case "local":
-			m.Clock = "localtime"
-		}
-	}
-	nets := child(h, "Network")
-	if nets == nil {
-		return
-	}
-	i := 0
-	for _, a := range nets.ChildElements() {
-		// The Items are made of the adapters that are switched on, in their order.
-		if a.Tag != "Adapter" || truth(attr(a, "enabled")) != machine.On || i >= len(m.NICs) {
-			continue
-		}
-		n := &m.NICs[i]
-		i++
-		if n.MAC == "" {
-			n.MAC = mac(attr(a, "MACAddress"))
-		}
-		switch t := attr(a, "type"); {
-		case n.Model == "" && strings.EqualFold(t, "virtio"):
-			n.Model = "virtio"
-		case n.Model == "e1000" && (t == "82543GC" || t == "82545EM"):
-			n.Model = "e1000-" + strings.ToLower(t)
-		}
-		if s := child(a, "InternalNetwork"); s != nil && n.Kind == machine.Internal {
-			n.Network = attr(s, "name")
 		}
 	}
 }

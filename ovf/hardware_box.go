@@ -2,280 +2,290 @@ package ovf
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/beevik/etree"
 
 	"tarvm/formats/machine"
+	"tarvm/formats/vbox"
 )
 
-// box writes VirtualBox's own configuration when it has words for something that OVF has none for: VirtualBox goes by it
-// and takes only the disks from the OVF. Source: Main/xml/Settings.cpp of VirtualBox 7.2, and what it exports.
+// boxInfo is what VirtualBox says of its own settings in an envelope.
+const boxInfo = "Complete VirtualBox machine configuration in VirtualBox format"
+
+// box writes VirtualBox's own settings, as VirtualBox always does: it goes by them, and takes no more than disks and the
+// file of variables from the rest. Source: Main/xml/Settings.cpp of VirtualBox 7.2, and what it exports.
 func (r *rack) box(el *etree.Element) {
-	m := r.m
 	if r.keep {
-		if r.got == nil || !r.boxed() {
-			return
+		// As in the document: what is not changed is equal, and stays.
+		if b := r.keptBox(); b != nil {
+			el.AddChild(b)
 		}
-	} else if !r.boxNeeded() {
 		return
 	}
-	b := el.CreateElement("vbox:Machine")
-	b.CreateAttr("ovf:required", "false")
-	b.CreateAttr("version", "1.19-linux")
-	id := m.UUID
-	if id == "" || r.o.NewIdentity {
-		id = made("machine", r.v.ID, m.Name)
+	b, losses, err := vbox.EncodeElement(r.boxMachine(), machine.EncodeOptions{})
+	if err != nil {
+		r.lose("machine", "VirtualBox's own settings are left out: %v", err)
+		return
 	}
-	if !r.keep || m.UUID != "" {
-		b.CreateAttr("uuid", "{"+id+"}")
+	for _, l := range losses {
+		r.lose(l.Part, "%s", l.What)
 	}
-	name := m.Name
-	if name == "" {
-		name = r.v.ID
+	b.Space = "vbox"
+	b.Attr = slices.Insert(b.Attr, 0, etree.Attr{Space: "ovf", Key: "required", Value: "false"})
+	tighten(b)
+	if child(b, "Info") == nil {
+		info := etree.NewElement("ovf:Info")
+		info.SetText(boxInfo)
+		b.InsertChildAt(0, info)
 	}
-	b.CreateAttr("name", name)
-	if _, _, os := guestNames(m.Guest, r.keep); os != "" {
-		b.CreateAttr("OSType", os)
-	} else if !r.keep {
-		b.CreateAttr("OSType", "Other_64")
-	}
-	if !r.keep {
-		b.CreateAttr("snapshotFolder", "Snapshots")
-		b.CreateAttr("lastStateChange", "1970-01-01T00:00:00Z")
-		add(b, "ovf:Info", "Complete VirtualBox machine configuration in VirtualBox format")
-		if m.Notes != "" {
-			add(b, "Description", m.Notes)
-		}
-	}
-	h := b.CreateElement("Hardware")
-	if !r.keep {
-		r.boxHardware(h)
-	}
-	if m.Firmware.Type != "" || !r.keep {
-		f := h.CreateElement("Firmware")
-		if m.Firmware.Type == "efi" {
-			f.CreateAttr("type", "EFI64")
-		}
-	}
-	if m.TPM != nil {
-		v := "v2_0"
-		if m.TPM.Version == "1.2" {
-			v = "v1_2"
-		}
-		t := h.CreateElement("TrustedPlatformModule")
-		t.CreateAttr("type", v)
-		if !r.keep {
-			t.CreateAttr("location", "")
-		}
-	}
-	switch m.Chipset {
-	case "q35":
-		h.CreateElement("Chipset").CreateAttr("type", "ICH9")
-	case "i440fx":
-		h.CreateElement("Chipset").CreateAttr("type", "PIIX3")
-	}
-	switch m.Clock {
-	case "utc":
-		h.CreateElement("RTC").CreateAttr("localOrUTC", "UTC")
-	case "localtime":
-		h.CreateElement("RTC").CreateAttr("localOrUTC", "local")
-	}
-	if !r.keep {
-		r.boxNetwork(h)
-		r.boxStorage(h)
-	}
+	el.AddChild(b)
 }
 
-func (r *rack) boxNeeded() bool {
-	m := r.m
-	if m.Firmware.Type == "efi" || m.TPM != nil || m.Chipset == "q35" || m.Clock != "" {
-		return true
-	}
-	return !r.o.NewIdentity && (m.UUID != "" || slices.ContainsFunc(m.NICs, func(n machine.NIC) bool { return n.MAC != "" })) ||
-		slices.ContainsFunc(m.NICs, func(n machine.NIC) bool { return n.Kind == machine.Internal && n.Network != "" })
-}
-
-// boxed reports whether the document has VirtualBox's configuration of this machine.
-func (r *rack) boxed() bool {
-	if r.got.hardware == nil || r.got.hardware.Parent() == nil {
-		return false
-	}
-	return slices.ContainsFunc(r.got.hardware.Parent().ChildElements(), func(e *etree.Element) bool {
-		return e.Tag == "Machine" && strings.Contains(e.NamespaceURI(), "virtualbox.org")
-	})
-}
-
-func (r *rack) boxHardware(h *etree.Element) {
-	m := r.m
-	cpu := h.CreateElement("CPU")
-	cpu.CreateAttr("count", strconv.Itoa(max(m.CPU.Count, 1)))
-	cpu.CreateElement("PAE").CreateAttr("enabled", strconv.FormatBool(m.Features.PAE == machine.On))
-	cpu.CreateElement("LongMode").CreateAttr("enabled", strconv.FormatBool(m.Arch != "i686"))
-	memory := m.Memory.Bytes
-	if memory == 0 {
-		memory = 1 << 30
-	}
-	h.CreateElement("Memory").CreateAttr("RAMSize", strconv.FormatInt((memory+1<<20-1)>>20, 10))
-	d := h.CreateElement("Display")
-	d.CreateAttr("controller", "VMSVGA")
-	d.CreateAttr("VRAMSize", "16")
-	bios := h.CreateElement("BIOS")
-	bios.CreateElement("ACPI").CreateAttr("enabled", strconv.FormatBool(m.Features.ACPI != machine.Off))
-	bios.CreateElement("IOAPIC").CreateAttr("enabled", strconv.FormatBool(m.Features.APIC != machine.Off))
-	for _, c := range m.Controllers {
-		if c.Bus != machine.USB {
-			continue
-		}
-		usb := child(h, "USB")
-		if usb == nil {
-			usb = h.CreateElement("USB")
-			usb.CreateElement("Controllers")
-		}
-		typ := map[string]string{"ehci": "EHCI", "xhci": "XHCI"}[c.Model]
-		if typ == "" {
-			typ = "OHCI"
-		}
-		list := child(usb, "Controllers")
-		if slices.ContainsFunc(list.ChildElements(), func(e *etree.Element) bool { return attr(e, "type") == typ }) {
-			continue
-		}
-		x := list.CreateElement("Controller")
-		x.CreateAttr("name", typ)
-		x.CreateAttr("type", typ)
-	}
-	if len(m.Sounds) > 0 {
-		a := h.CreateElement("AudioAdapter")
-		a.CreateAttr("controller", map[string]string{"hda": "HDA", "ich9": "HDA", "sb16": "SB16"}[m.Sounds[0].Model])
-		if a.Attr[0].Value == "" {
-			a.Attr[0].Value = "AC97"
-		}
-		a.CreateAttr("useDefault", "true")
-		a.CreateAttr("enabled", "true")
-		a.CreateAttr("enabledOut", "true")
-	}
-}
-
-func (r *rack) boxNetwork(h *etree.Element) {
-	nets := h.CreateElement("Network")
-	for i := range r.m.NICs {
-		n := &r.m.NICs[i]
-		if i >= 8 {
-			break
-		}
-		a := nets.CreateElement("Adapter")
-		a.CreateAttr("slot", strconv.Itoa(i))
-		a.CreateAttr("enabled", "true")
-		if n.MAC != "" && !r.o.NewIdentity {
-			a.CreateAttr("MACAddress", strings.ToUpper(strings.ReplaceAll(n.MAC, ":", "")))
-		}
-		if n.Connected == machine.Off {
-			a.CreateAttr("cable", "false")
-		}
-		typ := map[string]string{"pcnet": "Am79C973", "virtio": "virtio", "e1000-82543gc": "82543GC", "e1000-82545em": "82545EM"}[n.Model]
-		if typ == "" {
-			typ = "82540EM"
-		}
-		a.CreateAttr("type", typ)
-		switch n.Kind {
-		case machine.Bridged:
-			a.CreateElement("BridgedInterface")
-		case machine.HostOnly:
-			a.CreateElement("HostOnlyInterface")
-		case machine.Internal:
-			name := n.Network
-			if name == "" {
-				name = "intnet"
-			}
-			a.CreateElement("InternalNetwork").CreateAttr("name", name)
-		case machine.NoNet:
-		default:
-			a.CreateElement("NAT")
+// tighten takes out the white space between elements, in place of which an envelope has its own.
+func tighten(e *etree.Element) {
+	list := e.ChildElements()
+	if len(list) > 0 {
+		e.Child = nil
+		for _, c := range list {
+			tighten(c)
+			e.AddChild(c)
 		}
 	}
 }
 
-func (r *rack) boxStorage(h *etree.Element) {
-	list := h.CreateElement("StorageControllers")
+// boxMachine returns the machine with the places and the disks that it has in the envelope, and without what is the
+// host's: directories, files behind ports, and how its screen is reached are nobody's business on another host.
+func (r *rack) boxMachine() *machine.Machine {
+	m := r.m.Clone()
+	if m.Name == "" {
+		m.Name = r.v.ID
+	}
+	if r.o.NewIdentity {
+		m.UUID, m.InstanceUUID, m.GenerationID = "", "", ""
+		for i := range m.NICs {
+			m.NICs[i].MAC = ""
+		}
+	}
+	if m.Version != "1" && m.Version != "2" {
+		m.Version = "" // the envelope's family
+	}
+	if !slices.Contains([]string{"", "x86_64", "i686", "aarch64"}, m.Arch) {
+		r.lose("arch", "left out: %s", m.Arch)
+		m.Arch = ""
+	}
+	if m.Guest.VirtualBox == "" && m.Guest.InVirtualBox() == "" && m.Arch == "" {
+		m.Guest.VirtualBox = "Other_64" // else a processor of 32 bits
+	}
+	if len(m.Videos) == 0 {
+		m.Videos = []machine.Video{{Model: "vmvga", Memory: 16 << 20}} // else one that new guests have no driver for
+	}
+	if v := &m.Videos[0]; v.Model == "" {
+		v.Model = "vmvga" // VMware's
+	}
+	m.Memory.Bytes = (m.Memory.Bytes + 1<<20 - 1) &^ (1<<20 - 1) // as its Item is rounded
+	m.Firmware.Vars = machine.Media{}                            // its Item says it
+	m.Shares, m.Displays, m.Parallels = nil, nil, nil
+	for i := range m.Serials {
+		p := &m.Serials[i]
+		*p = machine.Port{Slot: p.Slot, Origin: p.Origin}
+	}
+	m.Others = slices.DeleteFunc(m.Others, func(o machine.Other) bool { return !r.boxOwn(&o) || o.Kind == "snapshot" || o.Kind == "saved-state" })
+	m.Controllers = slices.DeleteFunc(m.Controllers, func(c machine.Controller) bool { return c.Bus != machine.USB })
 	for _, s := range r.slots {
-		name, typ, ports := "", "", 0
-		switch s.bus {
-		case machine.IDE:
-			name, typ, ports = "IDE", "PIIX4", 2
-			if m := strings.ToUpper(s.model); m == "PIIX3" || m == "ICH6" {
-				typ = m
-			}
-		case machine.SATA:
-			name, typ, ports = "SATA", "AHCI", 1
-		case machine.NVMe:
-			name, typ, ports = "NVMe", "NVMe", 1
-		case machine.Floppy:
-			name, typ, ports = "Floppy", "I82078", 1
-		case machine.SCSI:
-			switch s.model {
-			case "buslogic":
-				name, typ, ports = "BusLogic", "BusLogic", 16
-			case "lsisas1068":
-				name, typ, ports = "SAS", "LsiLogicSas", 1
-			case "virtio-scsi":
-				name, typ, ports = "VirtioSCSI", "VirtioSCSI", 1
-			default:
-				name, typ, ports = "SCSI", "LsiLogic", 16
-			}
+		c := machine.Controller{Bus: s.bus, Index: s.index, Model: s.model, Implied: s.implied}
+		if s.source != nil {
+			c.Ports, c.Origin = s.source.Ports, s.source.Origin
 		}
-		for unit := range s.taken {
-			if s.bus == machine.SATA || s.bus == machine.NVMe || typ == "LsiLogicSas" || typ == "VirtioSCSI" {
-				ports = max(ports, unit+1)
-			}
-		}
-		c := list.CreateElement("StorageController")
-		c.CreateAttr("name", name)
-		c.CreateAttr("type", typ)
-		c.CreateAttr("PortCount", strconv.Itoa(ports))
-		c.CreateAttr("useHostIOCache", strconv.FormatBool(s.bus == machine.IDE || s.bus == machine.Floppy))
-		c.CreateAttr("Bootable", "true")
-		for i := range r.drive {
-			a := &r.drive[i]
-			if a.at != s {
-				continue
-			}
-			r.boxDevice(c, a)
-		}
+		m.Controllers = append(m.Controllers, c)
 	}
+	m.Drives = nil
+	for i := range r.drive {
+		a := &r.drive[i]
+		d := *a.d
+		d.At = machine.Address{Bus: a.at.bus, Index: a.at.index, Unit: a.unit}
+		d.Media = machine.Media{UUID: r.boxImage(a)}
+		if d.Kind != machine.Disk {
+			d.Connected = machine.Unsaid // or a medium that is in the package would be nowhere
+		}
+		// That is said where images are registered, which an envelope does not have: see flags.
+		d.ReadOnly, d.Shared, d.Transient, d.Independent = machine.Unsaid, machine.Unsaid, machine.Unsaid, machine.Unsaid
+		m.Drives = append(m.Drives, d)
+	}
+	return m
 }
 
-func (r *rack) boxDevice(c *etree.Element, a *attached) {
-	x := c.CreateElement("AttachedDevice")
-	switch a.d.Kind {
-	case machine.Optical:
-		x.CreateAttr("passthrough", "false")
-		x.CreateAttr("type", "DVD")
-	case machine.Diskette:
-		x.CreateAttr("type", "Floppy")
-	default:
-		x.CreateAttr("type", "HardDisk")
-	}
-	x.CreateAttr("hotpluggable", "false")
-	port, device := a.unit, 0
-	switch a.at.bus {
-	case machine.IDE:
-		port, device = a.unit/2, a.unit%2
-	case machine.Floppy:
-		port, device = 0, a.unit
-	}
-	x.CreateAttr("port", strconv.Itoa(port))
-	x.CreateAttr("device", strconv.Itoa(device))
-	if a.disk == "" {
-		return
-	}
+// boxImage returns the UUID by which the settings name the disk in a drive, and that the disk has in the DiskSection: by
+// this the two are one.
+func (r *rack) boxImage(a *attached) string {
 	for i := range r.disks {
-		// The image and the disk of the OVF are one by this.
-		if v := &r.disks[i]; v.ID == a.disk {
+		if v := &r.disks[i]; v.ID == a.disk && a.disk != "" {
 			if v.UUID == "" || r.o.NewIdentity {
 				v.UUID = made("disk", r.v.ID, v.ID, v.FileRef)
 			}
-			x.CreateElement("Image").CreateAttr("uuid", "{"+v.UUID+"}")
+			return v.UUID
+		}
+	}
+	return ""
+}
+
+// boxOwn reports whether a device is one that only VirtualBox's settings have words for, and comes from such.
+func (r *rack) boxOwn(o *machine.Other) bool {
+	return r.profile == VirtualBox && !r.keep && o.Origin != nil && o.Origin.Form() == vbox.Form{}.Name()
+}
+
+// keptBox returns the settings in the document with what was changed of the machine; nil: there are none.
+func (r *rack) keptBox() *etree.Element {
+	if !r.boxed() {
+		return nil
+	}
+	b, err := vbox.DecodeElement(r.got.box)
+	if err != nil {
+		return nil // it was read
+	}
+	m := r.m
+	b.Name, b.UUID, b.InstanceUUID = m.Name, m.UUID, m.InstanceUUID
+	if m.Guest.VirtualBox != "" {
+		b.Guest.VirtualBox = m.Guest.VirtualBox
+	}
+	b.Arch, b.Chipset, b.Clock, b.Boot, b.Features = m.Arch, m.Chipset, m.Clock, m.Boot, m.Features
+	b.Firmware.Type = m.Firmware.Type
+	b.CPU.Count, b.CPU.Max, b.CPU.HotAdd, b.CPU.Nested = m.CPU.Count, m.CPU.Max, m.CPU.HotAdd, m.CPU.Nested
+	b.Memory.Bytes = m.Memory.Bytes
+	switch {
+	case m.TPM == nil:
+		b.TPM = nil
+	case b.TPM == nil:
+		b.TPM = &machine.TPM{Version: m.TPM.Version, Backend: m.TPM.Backend}
+	default:
+		b.TPM.Version, b.TPM.Backend = m.TPM.Version, m.TPM.Backend
+	}
+	if len(m.Videos) > 0 && len(b.Videos) > 0 {
+		v := m.Videos[0]
+		v.Origin = b.Videos[0].Origin
+		b.Videos[0] = v
+	}
+	if len(m.NICs) == len(b.NICs) {
+		for i := range m.NICs {
+			n, to := &m.NICs[i], &b.NICs[i]
+			to.MAC, to.Model, to.Connected = n.MAC, n.Model, n.Connected
+			if n.Kind != machine.Named { // VirtualBox has none, and attaches it to what it has in its place
+				to.Kind, to.Network = n.Kind, n.Network
+			}
+		}
+	}
+	e, _, err := vbox.EncodeElement(b, machine.EncodeOptions{})
+	if err != nil {
+		r.lose("machine", "VirtualBox's own settings stay as they were: %v", err)
+		return nil
+	}
+	return e
+}
+
+// boxed reports whether VirtualBox's own settings of this machine are in the document, which is changed.
+func (r *rack) boxed() bool {
+	return r.keep && r.got != nil && r.got.box != nil && r.profile == VirtualBox
+}
+
+// box reads VirtualBox's own settings: what OVF has no words for, and what they say more exactly. What is the host's is
+// left there: who made a package does not choose which files, directories and ports of another host are used.
+func (d *decoder) box(el *etree.Element, got *decoded, m *machine.Machine) {
+	b, err := vbox.DecodeElement(el)
+	if err != nil {
+		d.problem(Warning, "Machine "+attr(el, "name"), "VirtualBox's own settings are not read: %v", err)
+		return
+	}
+	got.box = el
+	m.UUID, m.InstanceUUID, m.Arch = b.UUID, b.InstanceUUID, b.Arch
+	// Other_64 is what stands there when nobody said.
+	if t := b.Guest.VirtualBox; m.Guest.VirtualBox == "" && t != "" && !strings.HasPrefix(t, "Other") {
+		m.Guest.VirtualBox = t
+	}
+	if b.Firmware.Type != "" {
+		m.Firmware.Type = b.Firmware.Type
+	}
+	m.Chipset, m.Clock, m.Boot, m.Features = b.Chipset, b.Clock, b.Boot, b.Features
+	m.CPU.Max, m.CPU.HotAdd, m.CPU.Nested = b.CPU.Max, b.CPU.HotAdd, b.CPU.Nested
+	if m.TPM = b.TPM; b.TPM != nil {
+		m.TPM.Origin = &origin{box: true}
+	}
+	mine := &origin{box: true}
+	if m.Videos == nil {
+		for _, v := range b.Videos {
+			v.Origin = mine
+			m.Videos = append(m.Videos, v)
+		}
+	}
+	for _, v := range b.Inputs {
+		m.Inputs = append(m.Inputs, machine.Input{Kind: v.Kind, Bus: v.Bus, Origin: mine})
+	}
+	if len(m.Serials) == 0 {
+		for _, p := range b.Serials {
+			m.Serials = append(m.Serials, machine.Port{Slot: p.Slot, Origin: mine})
+		}
+	}
+	for i := range min(len(m.Serials), len(b.Serials)) {
+		m.Serials[i].Slot = b.Serials[i].Slot
+	}
+	for i := range min(len(m.Sounds), len(b.Sounds)) {
+		m.Sounds[i].Model = b.Sounds[i].Model // the Item always says the same
+	}
+	boxControllers(m, b)
+	boxDrives(m, b)
+	// The Items are made of the adapters that are switched on, in their order.
+	for i := range min(len(m.NICs), len(b.NICs)) {
+		n, from := &m.NICs[i], &b.NICs[i]
+		n.Slot = from.Slot
+		if n.Kind != machine.Named || from.Kind == machine.NAT && n.Network == "NATNetwork" {
+			n.Kind, n.Network = from.Kind, from.Network
+		}
+		if n.MAC == "" {
+			n.MAC = from.MAC
+		}
+		if from.Model != "" {
+			n.Model = from.Model
+		}
+	}
+}
+
+// boxControllers takes over what an Item does not say of a controller, and USB, of which there may be one Item for several.
+func boxControllers(m, b *machine.Machine) {
+	used := make([]bool, len(m.Controllers))
+	for _, c := range b.Controllers {
+		i := slices.IndexFunc(m.Controllers, func(x machine.Controller) bool {
+			return x.Bus == c.Bus && (x.Model == c.Model || x.Model == "")
+		})
+		for ; i >= 0 && i < len(used) && used[i]; i++ {
+			if next := slices.IndexFunc(m.Controllers[i+1:], func(x machine.Controller) bool { return x.Bus == c.Bus && x.Model == c.Model }); next < 0 {
+				i = len(used)
+			} else {
+				i += next
+			}
+		}
+		switch {
+		case i >= 0 && i < len(used):
+			used[i] = true
+			m.Controllers[i].Model, m.Controllers[i].Ports = c.Model, c.Ports
+		case c.Bus == machine.USB && !c.Implied:
+			index := 0
+			for m.Controller(machine.USB, index) != nil {
+				index++
+			}
+			m.Controllers = append(m.Controllers, machine.Controller{Bus: machine.USB, Index: index, Model: c.Model, Ports: c.Ports, Origin: &origin{box: true}})
+		}
+	}
+}
+
+// boxDrives takes over what an Item does not say of a drive, which the settings have with the same image or place.
+func boxDrives(m, b *machine.Machine) {
+	for i := range m.Drives {
+		d := &m.Drives[i]
+		n := slices.IndexFunc(b.Drives, func(x machine.Drive) bool {
+			return x.Kind == d.Kind && (d.Media.UUID != "" && x.Media.UUID == d.Media.UUID || d.Media.UUID == "" && x.At == d.At)
+		})
+		if n >= 0 {
+			from := &b.Drives[n]
+			d.Removable, d.SSD, d.Discard = from.Removable, from.SSD, from.Discard
 		}
 	}
 }

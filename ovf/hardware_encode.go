@@ -299,6 +299,9 @@ func (r *rack) extras(el *etree.Element, old string) {
 	r.vmware(el, r.got.items[old])
 }
 
+// identities are settings of VMware's that tell a machine from its copies.
+var identities = []string{keyUUID, keyBIOS, "uuid.location", "vc.uuid"}
+
 func (r *rack) vmware(to, from *etree.Element) {
 	if from == nil {
 		return
@@ -311,7 +314,7 @@ func (r *rack) vmware(to, from *etree.Element) {
 		if key == "" && child(to, c.Tag) != nil {
 			continue
 		}
-		if _, ok := config(to, c.Tag, key); ok || key == "nvram" {
+		if _, ok := config(to, c.Tag, key); ok || key == "nvram" || r.o.NewIdentity && slices.Contains(identities, strings.ToLower(key)) {
 			continue
 		}
 		n := transplant(c, r.root)
@@ -334,7 +337,7 @@ func (r *rack) processors() {
 	}}
 	if r.m.CPU.Cores > 0 && r.profile != Xen && (r.profile != VirtualBox || r.keep) {
 		x.extra = [][2]string{{"CoresPerSocket", strconv.Itoa(r.m.CPU.Cores)}}
-	} else if r.m.CPU.Cores > 1 {
+	} else if r.m.CPU.Cores > 1 && r.profile == Xen {
 		r.lose("cpu", "%d cores in a socket: left out", r.m.CPU.Cores)
 	}
 	r.write(x)
@@ -772,14 +775,15 @@ func (r *rack) iso(part string, d *machine.Drive, o *origin) string {
 // flags names what of a drive has no word in OVF.
 func (r *rack) flags(part string, d *machine.Drive) {
 	var lost []string
+	box := r.profile == VirtualBox && !r.keep // whose own settings say the rest, or lose it
 	for _, f := range []struct {
 		name string
 		on   bool
 	}{
-		{"read-only", d.ReadOnly == machine.On && d.Kind == machine.Disk}, {"removable", d.Removable == machine.On},
+		{"read-only", d.ReadOnly == machine.On && d.Kind == machine.Disk}, {"removable", d.Removable == machine.On && !box},
 		{"shared", d.Shared == machine.On}, {"transient", d.Transient == machine.On}, {"independent", d.Independent == machine.On},
-		{"ssd", d.SSD != machine.Unsaid}, {"discard", d.Discard != machine.Unsaid}, {"cache " + d.Cache, d.Cache != ""},
-		{"serial number " + d.Serial, d.Serial != ""}, {"boot order", d.Boot != 0},
+		{"ssd", d.SSD != machine.Unsaid && !box}, {"discard", d.Discard != machine.Unsaid && !box}, {"cache " + d.Cache, d.Cache != "" && !box},
+		{"serial number " + d.Serial, d.Serial != "" && !box}, {"boot order", d.Boot != 0 && !box},
 	} {
 		if f.on {
 			lost = append(lost, f.name)
@@ -795,7 +799,7 @@ func (r *rack) devices() {
 	m := r.m
 	vmware := r.keep || r.profile == VMware || r.profile == Generic
 	for i, c := range m.Controllers {
-		if c.Bus != machine.USB {
+		if c.Bus != machine.USB || r.boxes(c.Origin) {
 			continue
 		}
 		if r.profile == Xen && !r.keep {
@@ -816,7 +820,7 @@ func (r *rack) devices() {
 		r.write(x)
 	}
 	for i, v := range m.Videos {
-		if !vmware {
+		if !vmware || r.boxes(v.Origin) {
 			continue
 		}
 		x := entry{kind: typeVideo, old: from(v.Origin).id, required: machine.Off, fields: map[string]string{
@@ -889,6 +893,13 @@ func (r *rack) origin(old string) int {
 // ports writes serial and parallel ports where they do no harm: vcsim refuses them, required or not.
 func (r *rack) ports(name string, kind int, list []machine.Port) {
 	for i, p := range list {
+		if r.boxes(p.Origin) {
+			continue
+		}
+		if !r.keep && r.profile == VirtualBox && kind == typeParallel {
+			r.lose(fmt.Sprintf("%s %d", name, p.Slot), "left out")
+			continue
+		}
 		if !r.keep && r.profile != VMware && r.profile != VirtualBox {
 			r.lose(fmt.Sprintf("%s %d", name, p.Slot), "left out")
 			continue
@@ -903,10 +914,16 @@ func (r *rack) ports(name string, kind int, list []machine.Port) {
 	}
 }
 
+// boxes reports whether a part is in the document, and in VirtualBox's own settings there alone.
+func (r *rack) boxes(o machine.Origin) bool { return r.keep && from(o).box }
+
 // other writes a device that is only named, if it is from an envelope for the same hypervisor.
 func (r *rack) other(v *machine.Other) {
 	old := from(v.Origin).id
 	part := "device " + v.Kind
+	if r.boxOwn(v) {
+		return // its settings have it
+	}
 	if r.got == nil || r.got.items[old] == nil {
 		r.lose(part, "left out")
 		return
@@ -1002,8 +1019,11 @@ func (r *rack) has(name, key string) bool {
 // settings writes what VMware says of the whole machine.
 func (r *rack) settings(s *etree.Element) {
 	m := r.m
-	if !r.keep && (r.profile == VirtualBox || r.profile == Xen) {
-		if r.profile == Xen && m.Firmware.Type == "efi" {
+	if !r.keep && r.profile == VirtualBox {
+		return // its own settings say it, or lose it
+	}
+	if !r.keep && r.profile == Xen {
+		if m.Firmware.Type == "efi" {
 			// Not XenServer, but virt-v2v, takes it from here.
 			setting(s, "Config", "firmware", "efi")
 		}
@@ -1032,15 +1052,42 @@ func (r *rack) settings(s *etree.Element) {
 			setting(s, "Config", f.key, strconv.FormatBool(f.s == machine.On))
 		}
 	}
-	if m.Firmware.Type != "" && (r.profile != VirtualBox || r.has("Config", "firmware")) {
+	if m.Firmware.Type != "" && (!r.boxed() || r.has("Config", "firmware")) {
 		setting(s, "Config", "firmware", m.Firmware.Type)
 	}
 	if r.nvram != "" {
 		setting(s, "ExtraConfig", "nvram", r.nvram)
 	}
+	r.uuid(s)
 	if !r.keep && r.got != nil && (r.profile == VMware || r.o.Profile == Keep) {
 		r.vmware(s, r.got.hardware)
 	}
+}
+
+// uuid writes that which the guest sees. OVF has no place for it: VMware's programs for workstations write settings of
+// theirs as ExtraConfig, which vSphere asks about before it takes them. So an envelope for others, too, has the name of the
+// property of vSphere's API, as other Configs have theirs: who does not know it passes over it.
+func (r *rack) uuid(s *etree.Element) {
+	u := r.m.UUID
+	if u == "" || r.o.NewIdentity || r.boxed() {
+		return
+	}
+	if r.keep && r.has("Config", keyUUID) || r.profile == Generic && !r.has("ExtraConfig", keyBIOS) {
+		setting(s, "Config", keyUUID, u)
+		return
+	}
+	digits := strings.ReplaceAll(u, "-", "")
+	var b strings.Builder
+	for i := 0; i+2 <= len(digits); i += 2 {
+		switch {
+		case i == 16:
+			b.WriteByte('-')
+		case i > 0:
+			b.WriteByte(' ')
+		}
+		b.WriteString(digits[i : i+2])
+	}
+	setting(s, "ExtraConfig", keyBIOS, b.String())
 }
 
 // subtypes of network adapters by model.
@@ -1079,7 +1126,7 @@ func (r *rack) nics() {
 		n := &r.m.NICs[i]
 		part := fmt.Sprintf("nic %d", n.Slot)
 		model := r.adapter(n.Model)
-		if model != n.Model && !(r.profile == VirtualBox && strings.HasPrefix(n.Model, "e1000-")) {
+		if model != n.Model && r.profile != VirtualBox {
 			r.lose(part, "%s becomes %s", n.Model, model)
 		}
 		o := from(n.Origin)
@@ -1104,7 +1151,7 @@ func (r *rack) nics() {
 			x.fields["Description"] = strings.TrimSpace(nicSubtypes[model] + " ethernet adapter on \"" + net + "\"")
 		}
 		r.write(x)
-		if n.Boot != 0 {
+		if n.Boot != 0 && (r.profile != VirtualBox || r.keep) {
 			r.lose(part, "left out: boot order")
 		}
 	}
@@ -1113,6 +1160,10 @@ func (r *rack) nics() {
 // network returns the name of an adapter's network, which it adds if it is not there.
 func (r *rack) network(part string, n *machine.NIC, o *origin) string {
 	name := n.Network
+	lose := r.lose
+	if r.profile == VirtualBox {
+		lose = func(string, string, ...any) {} // its own settings say it, or lose it
+	}
 	b := &board{decoder: &decoder{}, m: r.m}
 	if kind, net := b.network(o.net); o.net != "" && kind == n.Kind && (net == n.Network || kind == machine.Internal) {
 		name = o.net
@@ -1127,15 +1178,15 @@ func (r *rack) network(part string, n *machine.NIC, o *origin) string {
 		case fixed[n.Kind] != "" && (name == "" || r.profile == VirtualBox):
 			name = fixed[n.Kind]
 			if n.Network != "" && n.Kind != machine.Internal {
-				r.lose(part, "%s %s: the name is left out", n.Kind, n.Network)
+				lose(part, "%s %s: the name is left out", n.Kind, n.Network)
 			}
 		case fixed[n.Kind] != "":
-			r.lose(part, "%s %s becomes the network %s", n.Kind, name, name)
+			lose(part, "%s %s becomes the network %s", n.Kind, name, name)
 		case name == "" && r.keep:
 			return ""
 		case name == "":
 			name = "VM Network"
-			r.lose(part, "its network is not said: %s", name)
+			lose(part, "its network is not said: %s", name)
 		}
 	}
 	if !slices.ContainsFunc(r.networks, func(w Network) bool { return w.Name == name }) && !(r.keep && o.net == name) {
@@ -1147,24 +1198,30 @@ func (r *rack) network(part string, n *machine.NIC, o *origin) string {
 // leftOut names what of a machine OVF has no words for.
 func (r *rack) leftOut() {
 	m := r.m
-	box := r.profile == VirtualBox
+	box := r.boxed()                          // VirtualBox's own settings have it
+	all := r.profile == VirtualBox && !r.keep // they are written, with losses of their own
 	for _, l := range []struct {
 		part, what string
 		is         bool
 	}{
-		{"uuid", m.UUID, m.UUID != "" && !box && !r.o.NewIdentity}, {"instance uuid", m.InstanceUUID, m.InstanceUUID != "" && !r.o.NewIdentity},
-		{"generation id", m.GenerationID, m.GenerationID != "" && !r.o.NewIdentity}, {"arch", m.Arch, m.Arch != "" && m.Arch != "x86_64" && m.Arch != "i686"},
+		{"uuid", m.UUID, m.UUID != "" && !r.o.NewIdentity && (r.profile == Xen || r.profile == VirtualBox && !box)}, {"instance uuid", m.InstanceUUID, m.InstanceUUID != "" && !box && !r.o.NewIdentity},
+		{"generation id", m.GenerationID, m.GenerationID != "" && !r.o.NewIdentity},
+		{"arch", m.Arch, m.Arch != "" && m.Arch != "x86_64" && m.Arch != "i686" && !box},
 		{"chipset", m.Chipset, m.Chipset != "" && m.Chipset != "i440fx" && !box}, {"virtualization", m.Virtualization, m.Virtualization == "pv" || m.Virtualization == "pvh"},
-		{"clock", m.Clock, m.Clock != "" && !box}, {"boot", strings.Join(m.Boot, ", "), len(m.Boot) > 0}, {"cpu", "model " + m.CPU.Model, m.CPU.Model != ""},
-		{"cpu", fmt.Sprintf("at most %d", m.CPU.Max), m.CPU.Max > m.CPU.Count}, {"cpu", fmt.Sprintf("%d threads of a core", m.CPU.Threads), m.CPU.Threads > 1},
+		{"clock", m.Clock, m.Clock != "" && !box}, {"boot", strings.Join(m.Boot, ", "), len(m.Boot) > 0 && !box}, {"cpu", "model " + m.CPU.Model, m.CPU.Model != ""},
+		{"cpu", fmt.Sprintf("at most %d", m.CPU.Max), m.CPU.Max > m.CPU.Count && !box}, {"cpu", fmt.Sprintf("%d threads of a core", m.CPU.Threads), m.CPU.Threads > 1},
 		{"memory", fmt.Sprintf("at most %d bytes", m.Memory.Max), m.Memory.Max > m.Memory.Bytes},
 		{"firmware", m.Firmware.Loader + m.Firmware.Template, m.Firmware.Loader+m.Firmware.Template != ""},
-		{"acpi", "off", m.Features.ACPI == machine.Off}, {"apic", "off", m.Features.APIC == machine.Off}, {"pae", "on", m.Features.PAE == machine.On},
-		{"hpet", m.Features.HPET.String(), m.Features.HPET != machine.Unsaid}, {"kernel", "started directly", m.Kernel != nil},
+		{"acpi", "off", m.Features.ACPI == machine.Off && !box}, {"apic", "off", m.Features.APIC == machine.Off && !box},
+		{"pae", "on", m.Features.PAE == machine.On && !box}, {"hpet", m.Features.HPET.String(), m.Features.HPET != machine.Unsaid && !box},
+		{"kernel", "started directly", m.Kernel != nil},
 	} {
-		if l.is {
+		if l.is && !all {
 			r.lose(l.part, "left out: %s", l.what)
 		}
+	}
+	if mine := m.Version; r.profile == Generic && r.o.Hardware == "" && strings.HasPrefix(mine, "vmx-") && mine != r.family() {
+		r.lose("version", "%s becomes %s, the same for all hosts", mine, r.family())
 	}
 	for _, c := range m.Controllers {
 		if c.Bus == machine.USB && r.profile == Xen && !r.keep {
@@ -1172,7 +1229,7 @@ func (r *rack) leftOut() {
 		}
 	}
 	for i, v := range m.Videos {
-		if r.profile != VMware && r.profile != Generic && !r.keep {
+		if r.profile == Xen && !r.keep {
 			r.lose(fmt.Sprintf("video %d", i), "left out: %s", v.Model)
 		}
 	}
@@ -1180,7 +1237,7 @@ func (r *rack) leftOut() {
 		r.lose("display "+v.Kind, "left out")
 	}
 	for _, v := range m.Inputs {
-		if v.Bus != "ps2" {
+		if v.Bus != "ps2" && !all && !box {
 			r.lose(v.Kind, "left out: %s", v.Bus)
 		}
 	}

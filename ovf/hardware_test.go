@@ -330,6 +330,35 @@ func TestNewIdentity(t *testing.T) {
 	}
 }
 
+// TestUUID: what the guest sees, as VMware's programs write it, and as the API has it.
+func TestUUID(t *testing.T) {
+	setting := func(name, key, value string) string {
+		return fmt.Sprintf(`<vmw:%s ovf:required="false" vmw:key="%s" vmw:value="%s"/>`, name, key, value)
+	}
+	const want, other = "564d3b0e-51a7-4c52-9d5e-7c1f2a3b4c5d", "11112222-3333-4444-8555-666677778888"
+	for text, uuid := range map[string]string{
+		setting("ExtraConfig", "uuid.bios", "56 4D 3b 0e 51 a7 4c 52-9d 5e 7c 1f 2a 3b 4c 5d") + setting("Config", "uuid", other): want,
+		setting("Config", "uuid", want):                     want,
+		setting("ExtraConfig", "uuid.bios", "56 4d 3b 0e"):  "",
+		setting("ExtraConfig", "uuid.action", "create"):     "",
+		setting("Config", "uuid", strings.Repeat("x", 32)):  "",
+		setting("Config", "uuid", strings.Repeat(" ", 999)): "",
+	} {
+		e, err := ovf.Decode(envelope(text))
+		if err != nil || e.Systems[0].Machine.UUID != uuid {
+			t.Errorf("%s: %v, %s", text, err, e.Systems[0].Machine.UUID)
+		}
+	}
+	e, err := ovf.Decode(envelope(setting("ExtraConfig", "uuid.bios", want) + setting("ExtraConfig", "vc.uuid", want) + setting("ExtraConfig", "tools.x", "1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _, err := e.Encode(ovf.EncodeOptions{Profile: ovf.VMware, NewIdentity: true})
+	if err != nil || strings.Contains(string(b), "uuid") || !strings.Contains(string(b), "tools.x") {
+		t.Errorf("%v\n%s", err, b)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	seeds := 0
 	for _, s := range samples(f) {

@@ -150,6 +150,7 @@ func TestVirtV2V(t *testing.T) {
 	}
 	for _, v := range list {
 		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel() // it sleeps a second for each disk
 			b, e := v.encode(t, "")
 			ova := pack(t, t.TempDir(), b, e.Files)
 			ctx, stop := context.WithTimeout(context.Background(), time.Minute)

@@ -4,6 +4,7 @@ package all
 
 import (
 	"tarvm/formats"
+	"tarvm/formats/hyperv"
 	"tarvm/formats/libvirt"
 	"tarvm/formats/machine"
 	"tarvm/formats/parallels"
@@ -36,12 +37,14 @@ func Disks() []formats.Format {
 }
 
 // Configs returns the forms of machines' configurations, in the order to ask
-// them: xl is last, because its files look like many others.
+// them: xl is last, because its files look like many others. That of hyperv is
+// only read.
 func Configs() []machine.Config {
 	return []machine.Config{
 		vmx.Form{},
 		vbox.Form{},
 		libvirt.Form{},
+		hyperv.Form{},
 		xl.Form{},
 	}
 }

@@ -47,7 +47,8 @@ func (Form) Encode(m *machine.Machine, o machine.EncodeOptions) ([]byte, []machi
 
 // EncodeElement writes the element Machine for an OVF envelope, with the attribute version and without a MediaRegistry:
 // the envelope says where the images are, which it knows by the UUID in vbox:uuid of Disk. Elements have no prefix. A
-// machine that DecodeElement made is written into a copy of its element.
+// machine that DecodeElement made is written into a copy of its element, and one that Decode made into a copy of that in
+// its settings, if these are 1.11 or later.
 func EncodeElement(m *machine.Machine, o machine.EncodeOptions) (*etree.Element, []machine.Loss, error) {
 	w, err := newWriter(m, o, true)
 	if err != nil {
@@ -59,8 +60,13 @@ func EncodeElement(m *machine.Machine, o machine.EncodeOptions) (*etree.Element,
 	if reg := child(w.mach, "MediaRegistry"); reg != nil {
 		remove(reg)
 	}
-	if _, ok := attr(w.mach, "version"); !ok && w.fresh {
+	switch _, ok := attr(w.mach, "version"); {
+	case ok:
+	case w.fresh:
 		setAttr(w.mach, "version", versionText(w.minor))
+	case w.mach != w.doc.Root(): // that of the settings, which is the same in their element
+		version, _ := attr(w.doc.Root(), "version")
+		setAttr(w.mach, "version", version)
 	}
 	return w.mach.Copy(), w.losses, nil
 }
@@ -89,7 +95,12 @@ func newWriter(m *machine.Machine, o machine.EncodeOptions, element bool) (*writ
 	if o.Version != "" && o.Version != "1" && o.Version != "2" {
 		return nil, fmt.Errorf("vbox: version %q of the hardware, want 1 or 2: %w", o.Version, machine.ErrUnsupported)
 	}
-	if from, ok := m.Origin.(origin); ok && (from.file.doc.Root().Tag == "VirtualBox") != element {
+	from, ok := m.Origin.(origin)
+	if ok {
+		whole := from.file.doc.Root().Tag == "VirtualBox"
+		ok = whole != element || whole && from.file.minor >= 11 // before, images are said elsewhere
+	}
+	if ok {
 		w.f, w.old, w.minor = from.file, from.file.meant, from.file.minor
 		w.arm = w.old.Arch == "aarch64"
 		w.doc = w.f.doc.Copy()

@@ -856,6 +856,39 @@ func TestElement(t *testing.T) {
 	}
 }
 
+// TestElementOfSettings: a machine from settings takes what they say to the element, with their version.
+func TestElementOfSettings(t *testing.T) {
+	for version, kept := range map[string]bool{"1.19-linux": true, "1.12-windows": true, "1.10-linux": false} {
+		storage := `<StorageControllers><StorageController name="mine" type="AHCI" PortCount="4"/></StorageControllers>`
+		text := `<VirtualBox xmlns="http://www.virtualbox.org/" version="` + version + `"><Machine uuid="{7705c30f-e2b7-41ad-b0f2-a6692af37652}" name="i" OSType="Debian_64">` +
+			`<MediaRegistry><HardDisks/></MediaRegistry><ExtraData><ExtraDataItem name="a" value="b"/></ExtraData><Hardware><Memory RAMSize="64"/></Hardware>` + storage + `</Machine></VirtualBox>`
+		m, err := Form{}.Decode([]byte(text))
+		if err != nil {
+			t.Fatal(version, err)
+		}
+		image := "e15e25d0-a7e0-4af8-ac16-c4f45ba549a5"
+		m.Drives = []machine.Drive{{Kind: machine.Disk, At: machine.Address{Bus: machine.SATA, Unit: 2}, Media: machine.Media{UUID: image}}}
+		e, losses, err := EncodeElement(m, machine.EncodeOptions{})
+		if err != nil || len(losses) > 0 {
+			t.Fatal(version, err, losses)
+		}
+		want := version
+		if !kept {
+			want = "1.19-linux"
+		}
+		if v, _ := attr(e, "version"); v != want || (child(e, "ExtraData") != nil) != kept || child(e, "MediaRegistry") != nil || e.Parent() != nil {
+			t.Errorf("%s: version %s", version, v)
+		}
+		got, err := DecodeElement(e)
+		if err != nil {
+			t.Fatal(version, err)
+		}
+		if d := got.DriveAt(machine.Address{Bus: machine.SATA, Unit: 2}); d == nil || d.Media.UUID != image || got.Controller(machine.SATA, 0).Ports != 4 {
+			t.Errorf("%s: %+v", version, got)
+		}
+	}
+}
+
 func TestProbe(t *testing.T) {
 	for text, want := range map[string]bool{
 		`<VirtualBox xmlns="http://www.virtualbox.org/" version="1.12-linux"><Machine/>`:       true,

@@ -20,7 +20,8 @@
 // Xen has no SATA, NVMe, USB or virtio disks as such. A guest of type hvm gets each disk named hd* twice: as an emulated
 // IDE disk (SATA, with hdtype), and as Xen's own, which its drivers take instead of the other. Disks named xvd* are
 // Xen's own alone, which SeaBIOS cannot boot. So a machine that comes from elsewhere has its first four drives at hd*,
-// the optical ones among them, and the rest at xvd*; a machine that comes from Xen keeps its places.
+// the optical ones among them, and the rest at xvd*. A machine that comes from a file of xl keeps its places; one of
+// XenServer's has its first four at hd*, as XenServer shows them.
 //
 // Demanded by xl, and therefore written where the model says nothing: type, hvm; bootloader, pygrub, for a pv guest
 // without a kernel; firmware, pvgrub64, for a pvh guest without one; vdev. A disk without a format is raw to xl: where

@@ -637,7 +637,7 @@ func (w *writer) place() {
 			w.spots[i] = spot{vdev: it.disk.vdev, virtio: it.disk.virtio}
 		}
 	}
-	xen := m.Platform == "xen"
+	xen, fresh := m.Platform == "xen", len(w.o.text) == 0
 	ide := slices.ContainsFunc(m.Drives, func(d machine.Drive) bool { return d.At.Bus == machine.IDE })
 	for i, d := range m.Drives { // those that have a place of the same name
 		if done[i] {
@@ -648,6 +648,9 @@ func (w *writer) place() {
 		case (d.At.Bus == machine.IDE || d.At.Bus == machine.SATA && !ide) && d.At.Index == 0 && u < 4:
 			done[i] = set(i, place{machine.IDE, u, 0})
 		case !xen || d.At.Index != 0:
+		case d.At.Bus == machine.Xen && !pv && fresh && u < 4:
+			// SeaBIOS has no driver for xvda: XenServer, too, shows the first four as IDE, where the guest's drivers find xvda.
+			done[i] = set(i, place{machine.IDE, u, 0})
 		case d.At.Bus == machine.SCSI && u != 7 && u <= 16 && d.Kind != machine.Optical:
 			if u > 7 {
 				u--

@@ -355,8 +355,10 @@ func TestPlaces(t *testing.T) {
 	}{
 		{"kvm", "kvm", "", []machine.Drive{disk(machine.Virtio, 0), disk(machine.Virtio, 1), cd(machine.SATA, 0)}, "hdb hdc hda"},
 		{"sata", "virtualbox", "", []machine.Drive{disk(machine.SATA, 0), cd(machine.SATA, 1), disk(machine.SATA, 7)}, "hda hdb hdc"},
-		{"xen", "xen", "", []machine.Drive{disk(machine.Xen, 0), disk(machine.SCSI, 8), disk(machine.Virtio, 0), cd(machine.Xen, 1)}, "xvda sdh hdb hda"},
-		{"xvda and hda are one", "xen", "", []machine.Drive{disk(machine.Xen, 0), disk(machine.IDE, 0), disk(machine.NVMe, 0)}, "xvda hdb hdc"},
+		{"xen", "xen", "", []machine.Drive{disk(machine.Xen, 0), disk(machine.SCSI, 8), disk(machine.Virtio, 0), cd(machine.Xen, 1)}, "hda sdh hdc hdb"},
+		{"xen, to boot from", "xen", "", []machine.Drive{disk(machine.Xen, 0), cd(machine.Xen, 3), disk(machine.Xen, 1), disk(machine.Xen, 4), disk(machine.Xen, 2)}, "hda hdd hdb xvde hdc"},
+		{"xen, without one", "xen", "pv", []machine.Drive{disk(machine.Xen, 0), cd(machine.Xen, 3)}, "xvda xvdd"},
+		{"xvda and hda are one", "xen", "", []machine.Drive{disk(machine.Xen, 4), disk(machine.Xen, 0), disk(machine.IDE, 0), disk(machine.NVMe, 0)}, "xvde hda hdb hdc"},
 		{"pv", "vmware", "pv", []machine.Drive{disk(machine.SCSI, 0), disk(machine.SCSI, 1), cd(machine.IDE, 0)}, "xvdb xvdc xvda"},
 		{"optical", "kvm", "", []machine.Drive{cd(machine.SATA, 0), cd(machine.SATA, 1), cd(machine.SATA, 2), cd(machine.SATA, 3),
 			cd(machine.SATA, 4), disk(machine.SATA, 5)}, "hda hdb hdc hdd - xvde"},

@@ -155,6 +155,16 @@ func produce(t *testing.T, o *origin, c cell) *product {
 // write writes a machine to path, or into a pipe whose other end is path.
 func write(t *testing.T, vm *target.VM, to target.Target, o target.Options, path string, pipe bool) *target.Plan {
 	t.Helper()
+	plan, err := tryWrite(t, vm, to, o, path, pipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// tryWrite returns what the writing of the plan ends with.
+func tryWrite(t *testing.T, vm *target.VM, to target.Target, o target.Options, path string, pipe bool) (*target.Plan, error) {
+	t.Helper()
 	o.Dir = path
 	plan, err := to.Plan(vm, o)
 	if err != nil {
@@ -184,10 +194,7 @@ func write(t *testing.T, vm *target.VM, to target.Target, o target.Options, path
 			return create(filepath.Join(path, name), mode)
 		}
 	}
-	if err := plan.Write(context.Background(), sink); err != nil {
-		t.Fatal(err)
-	}
-	return plan
+	return plan, plan.Write(context.Background(), sink)
 }
 
 // A writer is a file of which nothing else is known.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"tarvm/formats/machine"
 	"tarvm/formats/qemu"
@@ -116,7 +117,11 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 		return nil, err
 	}
 	if vm.Form != t.form {
-		p.Machine.Platform, p.Machine.Version = t.platform, ""
+		version := ""
+		if t.form == "vmx" && strings.HasPrefix(p.Machine.Version, "vmx-") {
+			version = p.Machine.Version // of an OVF package, which has the same words
+		}
+		p.Machine.Platform, p.Machine.Version = t.platform, version
 	}
 	if t.form == "vbox" {
 		for i := range p.Machine.Drives {

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"tarvm/formats/machine/xmldoc"
 	"tarvm/ovf"
@@ -49,6 +50,8 @@ var ErrHardware = errors.New("not a hardware family")
 // behind a disk's end, chunks, and what in the envelope has a repair. All else in the envelope stays. Files that the
 // envelope does not name are kept behind those that it does, but for other envelopes and manifests, and but for those of
 // a directory.
+//
+// Members keep their times; the texts, which are new, have the newest of these.
 //
 // Every file is read once if w can go back, else twice; the bytes written are the same. While they are read the files are
 // compared with the old manifest; if one does not have its digest the error is *ovf.DigestError (unless Damaged is set),
@@ -122,6 +125,7 @@ type member struct {
 	name string
 	size int64 // of what is written
 	full int64 // of what is stored
+	time time.Time
 	// segments are the stored files of which it is made, with the old digests of each.
 	segments []segment
 	sum      []byte // the new digest
@@ -173,10 +177,10 @@ func (f *fixer) plan() error {
 			}
 		}
 	}
-	sizes := make(map[string]int64) // of the stored files, by their paths below the envelope's directory
+	stored := make(map[string]ova.Member) // by their paths below the envelope's directory
 	for _, m := range f.v.members {
 		if n, ok := f.v.below(m.Path); ok {
-			sizes[n] = m.Size
+			stored[n] = m
 		}
 	}
 	add := func(name string, full int64) *member {
@@ -186,7 +190,10 @@ func (f *fixer) plan() error {
 			parts = []string{name}
 		}
 		for _, n := range parts {
-			m.segments = append(m.segments, segment{name: n, size: sizes[n], old: digests(n)})
+			m.segments = append(m.segments, segment{name: n, size: stored[n].Size, old: digests(n)})
+			if at := stored[n].Time; at.After(m.time) {
+				m.time = at
+			}
 		}
 		f.members = append(f.members, m)
 		f.total += full
@@ -276,6 +283,7 @@ func (f *fixer) write(ctx context.Context) error {
 			}
 		}
 	}
+	f.w.SetTime(f.p.Newest())
 	if err := f.put(f.envelope, f.text); err != nil {
 		return err
 	}
@@ -309,6 +317,7 @@ func (f *fixer) write(ctx context.Context) error {
 		}
 	}
 	for _, m := range f.members {
+		f.w.SetTime(m.time)
 		if err := f.w.Next(m.name, m.size); err != nil {
 			return err
 		}

@@ -120,7 +120,7 @@ func envelopeRules() []Rule {
 			},
 		},
 		{
-			ID: "firmware-vbox", Text: "that the firmware is EFI is said in VMware's way alone, and is BIOS to VirtualBox",
+			ID: "firmware-vbox", Text: "that the firmware is EFI is said in VMware's way alone, and is BIOS to VirtualBox: it would need all of the hardware a second time, as vbox:Machine, which an export for VirtualBox writes",
 			Verdicts: all(ReadsWrong, tried, VirtualBox),
 			check: func(v *view, found func(hit)) {
 				for _, c := range v.configs("firmware") {

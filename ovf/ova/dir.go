@@ -44,7 +44,7 @@ func (p *Package) openDir(fsys fs.FS) error {
 			return err
 		}
 		open := func() (fs.File, error) { return fsys.Open(name) }
-		p.Members = append(p.Members, Member{Name: name, Path: name, Size: st.Size(), content: &content{size: st.Size(), open: open}})
+		p.Members = append(p.Members, Member{Name: name, Path: name, Size: st.Size(), Time: st.ModTime(), content: &content{size: st.Size(), open: open}})
 		return nil
 	}
 	for _, e := range list {

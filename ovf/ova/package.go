@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -78,9 +79,10 @@ const (
 
 // A Member is a file of a package as it is stored.
 type Member struct {
-	Name string     `json:"name"` // as it is stored: "./vm/disk.vmdk"
-	Path string     `json:"path"` // the same as a clean path: "vm/disk.vmdk"
-	Size int64      `json:"size"` // bytes
+	Name string     `json:"name"`          // as it is stored: "./vm/disk.vmdk"
+	Path string     `json:"path"`          // the same as a clean path: "vm/disk.vmdk"
+	Size int64      `json:"size"`          // bytes
+	Time time.Time  `json:"time,omitzero"` // when it was last changed; zero: not said
 	Tar  *TarHeader `json:"tar,omitempty"`
 
 	content *content
@@ -294,6 +296,17 @@ func (p *Package) index() error {
 		return fmt.Errorf("%s: %w: %d references", p.Envelope.Name, ErrLimit, len(p.References))
 	}
 	return p.present()
+}
+
+// Newest is the newest time of the members; zero: none is said.
+func (p *Package) Newest() time.Time {
+	var at time.Time
+	for _, m := range p.Members {
+		if m.Time.After(at) {
+			at = m.Time
+		}
+	}
+	return at
 }
 
 // relative returns a member's path relative to the envelope's directory.

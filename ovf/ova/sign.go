@@ -16,7 +16,8 @@ import (
 var ErrNoManifest = errors.New("the package has no manifest")
 
 // Sign writes a package as an OVA with its envelope and manifest as they are, a new certificate behind them, and then all
-// other members as they are stored. What it signs should have been verified. It closes w.
+// other members as they are stored, with their times; that of the certificate is the newest of these. What it signs should
+// have been verified. It closes w.
 //
 // Errors: ErrNoManifest; ErrName for a member whose name is not for an OVA; ovf.ErrUnsupported for a manifest in an
 // algorithm that is not known.
@@ -25,7 +26,14 @@ func Sign(ctx context.Context, p *Package, w *Writer, s *ovf.Signer) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range []Text{p.Envelope, p.Manifest, {Name: name, Data: cert}} {
+	for i, t := range []Text{p.Envelope, p.Manifest, {Name: name, Data: cert}} {
+		at := p.Newest()
+		for _, m := range p.Members {
+			if rel, ok := p.relative(m.Path); ok && i < 2 && rel == t.Name {
+				at = m.Time
+			}
+		}
+		w.SetTime(at)
 		if err := w.Next(t.Name, int64(len(t.Data))); err != nil {
 			return err
 		}
@@ -55,6 +63,7 @@ func (p *Package) copyMember(ctx context.Context, w *Writer, name string, m *Mem
 		return err
 	}
 	defer r.Close()
+	w.SetTime(m.Time)
 	if err := w.Next(name, m.content.size); err != nil {
 		return err
 	}

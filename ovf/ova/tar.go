@@ -128,7 +128,7 @@ func (p *Package) scanTar(ctx context.Context, r io.Reader, at io.ReaderAt, pos 
 			return fmt.Errorf("%w: member %.200q is there twice", ErrCorrupt, name)
 		}
 		seen[name] = true
-		m := Member{Name: h.Name, Path: name, Size: h.Size, Tar: &TarHeader{Offset: pos(), Form: "v7"}}
+		m := Member{Name: h.Name, Path: name, Size: h.Size, Time: h.ModTime, Tar: &TarHeader{Offset: pos(), Form: "v7"}}
 		switch {
 		case h.Format == tar.FormatPAX || global:
 			m.Tar.Form = "pax"

@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,28 +111,34 @@ func (t Target) finish(p *target.Plan, o target.Options) (*target.Plan, error) {
 	if members == nil {
 		members = []*target.Plan{p}
 	}
-	for _, m := range members {
-		for i := range m.Disks {
-			w.files = append(w.files, &file{name: m.Disks[i].Name, plan: m, disk: i, copy: -1})
-		}
-		for i := range m.Copies {
-			w.files = append(w.files, &file{name: m.Copies[i].Name, plan: m, disk: -1, copy: i})
-		}
-		w.unix = max(w.unix, m.VM.Unix)
-	}
-	for _, f := range w.files {
-		if f.disk >= 0 && o.Compress {
-			f.plan.Rename(f.disk, f.name+".gz")
-			f.name += ".gz"
-		}
-		if err := CheckName(f.name); err != nil {
-			return nil, err
-		}
-		f.size = math.MaxInt64 // the longest
+	if err := w.list(members); err != nil {
+		return nil, err
 	}
 	text, losses, err := w.envelope()
 	if err != nil {
 		return nil, err
+	}
+	// What no machine has a place for is said in the losses, and would only take up room.
+	e, err := ovf.Decode(text)
+	if err != nil {
+		return nil, err
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(e.Systems, func(v ovf.System) bool {
+			return slices.ContainsFunc(v.Machine.Drives, func(d machine.Drive) bool { return d.Media.Path == name })
+		})
+	}
+	left := false
+	for _, m := range members {
+		left = m.LeaveOut(has) || left
+	}
+	if left {
+		if err := w.list(members); err != nil {
+			return nil, err
+		}
+		if text, _, err = w.envelope(); err != nil {
+			return nil, err
+		}
 	}
 	w.room = int64(len(text))
 	if p.Members != nil {
@@ -155,6 +162,31 @@ func (t Target) finish(p *target.Plan, o target.Options) (*target.Plan, error) {
 		return w.pipe(ctx, out.Pipe)
 	})
 	return p, nil
+}
+
+// list makes the list of files: the disks and the copies of each machine.
+func (w *pkg) list(members []*target.Plan) error {
+	w.files = nil
+	for _, m := range members {
+		for i := range m.Disks {
+			w.files = append(w.files, &file{name: m.Disks[i].Name, plan: m, disk: i, copy: -1})
+		}
+		for i := range m.Copies {
+			w.files = append(w.files, &file{name: m.Copies[i].Name, plan: m, disk: -1, copy: i})
+		}
+		w.unix = max(w.unix, m.VM.Unix)
+	}
+	for _, f := range w.files {
+		if f.disk >= 0 && w.o.Compress && !strings.HasSuffix(f.name, ".gz") {
+			f.plan.Rename(f.disk, f.name+".gz")
+			f.name += ".gz"
+		}
+		if err := CheckName(f.name); err != nil {
+			return err
+		}
+		f.size = math.MaxInt64 // the longest
+	}
+	return nil
 }
 
 // pkg is a package on its way.

@@ -43,7 +43,7 @@ func noise(seed uint64, size int) []byte {
 func vmx(t *testing.T, name, more string, disks ...[]byte) *target.VM {
 	t.Helper()
 	fsys := fstest.MapFS{}
-	text := fmt.Sprintf(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"14\"\ndisplayName = %q\nguestOS = \"debian12-64\"\nmemsize = \"512\"\nnumvcpus = \"1\"\n%s", name, more)
+	text := fmt.Sprintf(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"13\"\ndisplayName = %q\nguestOS = \"debian12-64\"\nmemsize = \"512\"\nnumvcpus = \"1\"\n%s", name, more)
 	for i, b := range disks {
 		if i%15 == 0 {
 			text += fmt.Sprintf("scsi%d.present = \"TRUE\"\nscsi%[1]d.virtualDev = \"lsilogic\"\n", i/15)

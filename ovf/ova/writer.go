@@ -25,7 +25,8 @@ var (
 // maxOctal is the largest size in a ustar header's eleven octal digits.
 const maxOctal = 1<<33 - 1
 
-// WriterOptions are what the headers of all members say. The zero value is user and group 0, mode 0644, and 1970.
+// WriterOptions are what the headers of all members say. The zero value is user and group 0, mode 0644, and 1970, or what
+// SetTime says.
 type WriterOptions struct {
 	ModTime  time.Time // in whole seconds; what is less is cut off. From 1970 to 2242
 	UID, GID int       // at most 2097151 (seven octal digits)
@@ -45,8 +46,9 @@ type Writer struct {
 	names map[string]bool
 	// The member that is being written.
 	name  string
-	start int64 // of its header
-	size  int64 // -1: known at its end
+	time  time.Time // of those that are begun from here on
+	start int64     // of its header
+	size  int64     // -1: known at its end
 	n     int64
 	open  bool
 	holes map[*Hole]bool
@@ -66,6 +68,21 @@ func NewWriterAt(at io.WriterAt, o WriterOptions) *Writer {
 
 // CanSeek reports whether sizes and reserved content may be given later.
 func (w *Writer) CanSeek() bool { return w.at != nil }
+
+// SetTime gives members that are begun from here on a time of their own, unless WriterOptions.ModTime is that of all. One
+// that a header has no room for is 1970. It is for between members: a size that is known later is written with the time.
+func (w *Writer) SetTime(t time.Time) {
+	if !w.opts.ModTime.IsZero() {
+		return
+	}
+	if err := w.finish(); err != nil {
+		return // it stays
+	}
+	w.time = time.Unix(0, 0)
+	if n := t.Unix(); n > 0 && n <= maxOctal {
+		w.time = time.Unix(n, 0)
+	}
+}
 
 // Next begins a member of size bytes, which are then written with Write. With a negative size it is what will have been
 // written; the error is ErrPipe if the output cannot go back. The name is checked: see CheckName.
@@ -226,8 +243,11 @@ func (w *Writer) header(name string, size int64) ([]byte, error) {
 		Typeflag: tar.TypeReg, Name: name, Size: size, Mode: w.opts.Mode, Uid: w.opts.UID, Gid: w.opts.GID,
 		ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
 	}
-	if !w.opts.ModTime.IsZero() {
+	switch {
+	case !w.opts.ModTime.IsZero():
 		h.ModTime = time.Unix(w.opts.ModTime.Unix(), 0) // a fraction would need PAX
+	case !w.time.IsZero():
+		h.ModTime = w.time
 	}
 	if h.Mode == 0 {
 		h.Mode = 0o644

@@ -93,6 +93,42 @@ func TestWriter(t *testing.T) {
 	}
 }
 
+// TestSetTime: members have times of their own, also those whose size is known later, unless there is one for all.
+func TestSetTime(t *testing.T) {
+	at := func(n int64) time.Time { return time.Unix(n, 5) }
+	for _, all := range []time.Time{{}, time.Unix(7, 0)} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "x.ova"))
+		must(t, err)
+		w := ova.NewWriterAt(f, ova.WriterOptions{ModTime: all})
+		must(t, w.Next("none", 0))
+		w.SetTime(at(1_000_000_000))
+		must(t, w.Next("first", -1))
+		_, err = w.Write([]byte("x"))
+		must(t, err)
+		w.SetTime(at(1_100_000_000))
+		h, err := w.Reserve("second", 1)
+		must(t, err)
+		w.SetTime(at(-1))
+		must(t, w.Next("early", 0))
+		w.SetTime(at(1 << 33))
+		must(t, w.Next("late", 0))
+		must(t, h.Fill([]byte("y")))
+		must(t, w.Close())
+		must(t, f.Close())
+		b, err := os.ReadFile(f.Name())
+		must(t, err)
+		r := tar.NewReader(bytes.NewReader(b))
+		for _, want := range []int64{0, 1_000_000_000, 1_100_000_000, 0, 0} {
+			if !all.IsZero() {
+				want = 7
+			}
+			if h, err := r.Next(); err != nil || h.ModTime.Unix() != want || h.ModTime.Nanosecond() != 0 {
+				t.Errorf("%+v, %v, want %d", h, err, want)
+			}
+		}
+	}
+}
+
 // TestLargeMember: 8 GiB need another form of size.
 func TestLargeMember(t *testing.T) {
 	for size, format := range map[int64]tar.Format{1<<33 - 1: tar.FormatUSTAR, 1 << 33: tar.FormatGNU, 1 << 45: tar.FormatGNU} {

@@ -71,7 +71,7 @@ func (p *Package) openZip(src formats.Source) error {
 		default:
 			return fmt.Errorf("%w: member %.200q has compression method %d", ovf.ErrUnsupported, name, f.Method)
 		}
-		p.Members = append(p.Members, Member{Name: f.Name, Path: name, Size: size, content: c})
+		p.Members = append(p.Members, Member{Name: f.Name, Path: name, Size: size, Time: f.Modified, content: c})
 	}
 	return nil
 }

@@ -418,6 +418,31 @@ func (p *Plan) Rename(i int, name string) {
 	}
 }
 
+// LeaveOut takes out the drives that the target has no place for: those whose files has does not know. Their files go too,
+// and the bases of these. It reports whether there were any.
+func (p *Plan) LeaveOut(has func(name string) bool) bool {
+	gone := map[string]bool{}
+	for i := range p.Machine.Drives {
+		if name := p.Machine.Drives[i].Media.Path; name != "" && !has(name) {
+			gone[name] = true
+		}
+	}
+	for i := range p.Disks {
+		if d := &p.Disks[i]; gone[d.Name] && d.Base != "" {
+			gone[d.Base] = true
+		}
+	}
+	p.Disks = slices.DeleteFunc(p.Disks, func(d Disk) bool { return gone[d.Name] })
+	p.Copies = slices.DeleteFunc(p.Copies, func(c Copy) bool { return gone[c.Name] })
+	p.Machine.Drives = slices.DeleteFunc(p.Machine.Drives, func(d machine.Drive) bool { return gone[d.Media.Path] })
+	for i := range p.Disks {
+		if d := &p.Disks[i]; d.Drive >= 0 {
+			d.Drive = slices.IndexFunc(p.Machine.Drives, func(x machine.Drive) bool { return x.Media.Path == d.Name })
+		}
+	}
+	return len(gone) > 0
+}
+
 // adapter is the controller in VMDK's words.
 func adapter(m *machine.Machine, d *machine.Drive) string {
 	switch d.At.Bus {

@@ -54,15 +54,25 @@ func (p *Plan) Capacity() (n int64) {
 	return n
 }
 
-// WriteDisk encodes disk i. Done is what was written of other disks before, in guest bytes.
+// WriteDisk encodes disk i. Done is what was written of other disks before, in guest bytes. Errors name the disk, and what
+// it is read from.
 func (p *Plan) WriteDisk(ctx context.Context, phase string, i int, done int64, out formats.Outputs) error {
 	d := &p.Disks[i]
 	o := d.Options
 	o.Progress = p.Progress(phase, d.Name, done)
 	if err := d.Encoder.Encode(ctx, out, d.Disk, o); err != nil {
-		return fmt.Errorf("%s: %w", d.Name, err)
+		return d.Failed(err)
 	}
 	return nil
+}
+
+// Failed adds the names of a disk to an error of writing it, which may be one of reading: that in the output, and that of
+// the file that it is made of, with parents or without.
+func (d *Disk) Failed(err error) error {
+	if d.Source == "" || d.Source == d.Name {
+		return fmt.Errorf("%s: %w", d.Name, err)
+	}
+	return fmt.Errorf("%s, made of %s: %w", d.Name, quote(d.Source), err)
 }
 
 // Progress returns a function for EncodeOptions.Progress.

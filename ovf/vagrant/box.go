@@ -32,8 +32,8 @@ type Box struct {
 	Architecture string
 	// Metadata is metadata.json, Info is info.json, as they stand; nil: there is none.
 	Metadata, Info json.RawMessage
-	// Config is the file that says what the machine is: an OVF, a VMX, Hyper-V's XML. Empty: none, and Machine tells what
-	// the rest of the box says.
+	// Config is the file that says what the machine is: an OVF, a VMX, Hyper-V's XML (or, if the box has none, its .vmcx).
+	// Empty: none, and Machine tells what the rest of the box says.
 	Config string
 	// Disks are the disks, in the order of the box. A disk of several files is the one that the others belong to, as far
 	// as names tell.
@@ -343,18 +343,18 @@ func extent(f string, files []string) bool {
 	return tail == "flat" || len(tail) == 4 && len(digits) == 3 && strings.Trim(digits, "0123456789") == ""
 }
 
-// Machine is what a box without a Config says: of libvirt, qemu, and others whose configuration is not understood. Disks
-// are on the bus that the Vagrantfile names, or virtio, which vagrant-libvirt takes by itself; so is the adapter.
-// For a box with a Config it returns nil: what the Vagrantfile says over that is in Settings.
+// Machine is what a box says beside its Config, for boxes that have none (of libvirt, qemu) and for those who cannot read
+// it: the disks, and what the Vagrantfile sets. Disks are on the bus that the Vagrantfile names, or virtio, which
+// vagrant-libvirt takes by itself; so is the adapter. Guests of Hyper-V have no drivers for that: their disks are on SATA.
 func (b *Box) Machine() *machine.Machine {
-	if b.Config != "" {
-		return nil
-	}
 	m := &machine.Machine{Platform: map[string]string{"libvirt": "kvm", "qemu": "qemu", "hyperv": "hyperv"}[b.Family]}
 	m.Arch = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "i386": "i686"}[b.Architecture]
 	bus, model := machine.Virtio, ""
-	if b.Family == "libvirt" {
+	switch b.Family {
+	case "libvirt":
 		model = "virtio"
+	case "hyperv":
+		bus = machine.SATA
 	}
 	for _, s := range b.Settings {
 		if s.Provider != "" && family(s.Provider) != b.Family {

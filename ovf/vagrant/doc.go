@@ -15,9 +15,9 @@
 // at random access; [Decompress] unpacks one before that, if it is of gzip or zstd. Archives are ustar, GNU and pax, with sparse members of all
 // four forms. A box without metadata.json is of VirtualBox if it holds an OVF, as Vagrant has it.
 //
-// The files of the machine are not read here: [Box.Config] names what another package decodes (an OVF, a VMX), and
-// [Box.Disks] the disks. Providers whose files are understood: virtualbox, vmware_desktop (and its older names), libvirt,
-// qemu, utm; recognised, with disks alone: hyperv, parallels; of others the disks are those that end like disks.
+// The files of the machine are not read here: [Box.Config] names what another package decodes (an OVF, a VMX, Hyper-V's
+// XML), and [Box.Disks] the disks. Providers whose files are understood: virtualbox, vmware_desktop (and its older names),
+// hyperv, libvirt, qemu, utm; recognised, with disks alone: parallels; of others the disks are those that end like disks.
 //
 // The Vagrantfile in a box is a Ruby program. It is never run: assignments of plain values are read from its lines, which
 // is how the providers' tools write them, and everything else is passed over.

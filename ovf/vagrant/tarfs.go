@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tarvm/formats"
+	"tarvm/ovf/internal/opendir"
 )
 
 const form = "vagrant"
@@ -498,7 +499,8 @@ func (t *tarFS) Open(name string) (fs.File, error) {
 		return nil, err
 	}
 	if n.dir {
-		return &openDir{t: t, n: n}, nil
+		list, err := t.ReadDir(name)
+		return &opendir.Dir{Info: info{n}, Entries: list}, err
 	}
 	return &openFile{io.NewSectionReader(n, 0, n.size), n}, nil
 }
@@ -541,32 +543,3 @@ func (o *openFile) Close() error               { return nil }
 
 // DataAt implements raw.Sparse.
 func (o *openFile) DataAt(off int64) (start, end int64, err error) { return o.n.DataAt(off) }
-
-type openDir struct {
-	t  *tarFS
-	n  *node
-	at int
-}
-
-func (o *openDir) Stat() (fs.FileInfo, error) { return info{o.n}, nil }
-func (*openDir) Close() error                 { return nil }
-func (o *openDir) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: o.n.name, Err: fs.ErrInvalid}
-}
-
-// ReadDir implements fs.ReadDirFile.
-func (o *openDir) ReadDir(n int) ([]fs.DirEntry, error) {
-	all, err := o.t.ReadDir(o.n.name)
-	if err != nil {
-		return nil, err
-	}
-	rest := all[o.at:]
-	if n > 0 {
-		if len(rest) == 0 {
-			return nil, io.EOF
-		}
-		rest = rest[:min(n, len(rest))]
-	}
-	o.at += len(rest)
-	return rest, nil
-}

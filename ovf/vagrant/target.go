@@ -70,7 +70,12 @@ func (t Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	}
 	if provider == libvirt && len(p.Disks) == 1 {
 		p.Disks[0].Name = "box.img"
-		p.Machine.Drives[p.Disks[0].Drive].Media.Path = "box.img"
+		d := &p.Machine.Drives[p.Disks[0].Drive]
+		d.Media.Path = "box.img"
+		// vagrant-libvirt makes the disk of what the box says.
+		if size, has := gibUp(p.Disks[0].Capacity), p.Disks[0].Capacity; size<<30 != has {
+			p.Lose(machine.Loss{Part: "drive " + d.At.String(), What: fmt.Sprintf("grows from %d to %d bytes: the box says whole GiB", has, size<<30)})
+		}
 	}
 	box := *p
 	box.Target, box.Profile = "vagrant", provider

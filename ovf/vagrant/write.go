@@ -188,7 +188,7 @@ func (p *Package) metadata() ([]byte, error) {
 				return nil, fmt.Errorf("vagrant: the size of box.img is not said: %w", machine.ErrSyntax)
 			}
 			meta.Disks, meta.Format = nil, "qcow2"
-			meta.VirtualSize = (p.Disks[0].VirtualSize + 1<<30 - 1) >> 30
+			meta.VirtualSize = gibUp(p.Disks[0].VirtualSize)
 		}
 	}
 	b, err := json.Marshal(meta)
@@ -197,6 +197,9 @@ func (p *Package) metadata() ([]byte, error) {
 	}
 	return append(b, '\n'), nil
 }
+
+// gibUp is a size in GiB, rounded up.
+func gibUp(n int64) int64 { return (n + 1<<30 - 1) >> 30 }
 
 // vagrantfile writes the defaults as Ruby.
 func (p *Package) vagrantfile() ([]byte, error) {

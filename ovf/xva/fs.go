@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tarvm/formats"
+	"tarvm/ovf/internal/opendir"
 )
 
 // FS returns the package as a flat directory: ova.xml, efi-variables.bin where the firmware has variables, and each disk
@@ -105,7 +106,8 @@ func (f *packageFS) find(op, name string) (entry, error) {
 // Open implements fs.FS.
 func (f *packageFS) Open(name string) (fs.File, error) {
 	if name == "." {
-		return &openDir{f: f}, nil
+		list, err := f.ReadDir(name)
+		return &opendir.Dir{Info: rootInfo{}, Entries: list}, err
 	}
 	e, err := f.find("open", name)
 	if err != nil {
@@ -172,31 +174,3 @@ type openDisk struct {
 
 // DataAt implements raw.Sparse.
 func (o *openDisk) DataAt(off int64) (start, end int64, err error) { return o.h.DataAt(off) }
-
-type openDir struct {
-	f  *packageFS
-	at int
-}
-
-func (*openDir) Stat() (fs.FileInfo, error) { return rootInfo{}, nil }
-func (*openDir) Close() error               { return nil }
-func (*openDir) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: ".", Err: fs.ErrInvalid}
-}
-
-// ReadDir implements fs.ReadDirFile.
-func (o *openDir) ReadDir(n int) ([]fs.DirEntry, error) {
-	all, err := o.f.ReadDir(".")
-	if err != nil {
-		return nil, err
-	}
-	rest := all[o.at:]
-	if n > 0 {
-		if len(rest) == 0 {
-			return nil, io.EOF
-		}
-		rest = rest[:min(n, len(rest))]
-	}
-	o.at += len(rest)
-	return slices.Clone(rest), nil
-}

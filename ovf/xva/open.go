@@ -71,6 +71,8 @@ type Disk struct {
 	// Content is the disk's bytes. Reading a part of a block reads all of it and compares its digest: a wrong one
 	// is formats.ErrCorrupt.
 	Content formats.Disk
+	// Source is where it comes from, for errors of writing it: it names the file that could not be read. Empty: not said.
+	Source string
 
 	// What follows is said of disks that were read. Writing takes no notice of it.
 

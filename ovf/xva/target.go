@@ -32,7 +32,7 @@ func (Target) Plan(vm *target.VM, o target.Options) (*target.Plan, error) {
 	}
 	var disks []Disk
 	for i := range p.Disks {
-		disks = append(disks, Disk{At: p.Machine.Drives[p.Disks[i].Drive].At, Content: p.Disks[i].Disk})
+		disks = append(disks, Disk{At: p.Machine.Drives[p.Disks[i].Drive].At, Content: p.Disks[i].Disk, Source: p.Disks[i].Source})
 	}
 	xo := Options{Unix: vm.Unix, Workers: o.Encode.Workers, Progress: p.Progress("write", "", 0)}
 	for _, c := range p.Copies {

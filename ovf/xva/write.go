@@ -71,13 +71,17 @@ func Write(ctx context.Context, w io.Writer, m *machine.Machine, disks []Disk, o
 	var list []output
 	for _, d := range disks {
 		if vdi := e.vdi[d.At]; vdi != nil {
-			list = append(list, output{d.Content, vdi})
+			list = append(list, output{d.Content, vdi, d.Source})
 		}
 	}
 	slices.SortFunc(list, func(a, b output) int { return cmp.Compare(a.vdi.id, b.vdi.id) })
 	for _, d := range list {
 		if err := out.disk(ctx, d, &o); err != nil {
-			return nil, fmt.Errorf("xva: disk %s: %w", d.vdi.snap.str("name_label"), err)
+			name := d.vdi.snap.str("name_label")
+			if d.source != "" {
+				name = fmt.Sprintf("%s, made of %.300q", name, d.source)
+			}
+			return nil, fmt.Errorf("xva: disk %s: %w", name, err)
 		}
 		out.done += d.content.Size()
 	}
@@ -87,6 +91,7 @@ func Write(ctx context.Context, w io.Writer, m *machine.Machine, disks []Disk, o
 type output struct {
 	content formats.Disk
 	vdi     *object
+	source  string // for errors
 }
 
 // prepare makes the document and checks that each disk has its place.

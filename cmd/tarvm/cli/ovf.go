@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -564,12 +565,17 @@ func (p *program) rewrite(ctx context.Context, arg, envelope, out string, force 
 	if out == "-" && p.json {
 		return usage(errors.New("--json and the package cannot both go to standard output"))
 	}
+	var wo ova.WriterOptions
+	if n, set, err := sourceDate(); err != nil {
+		return err
+	} else if set {
+		wo.ModTime = time.Unix(max(n, 0), 0)
+	}
 	s, err := p.openPackageArg(ctx, arg, envelope, out)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	wo := ova.WriterOptions{}
 	if out == "-" {
 		err = write(s, ova.NewWriter(p.stdout, wo))
 		p.bar.clear()

@@ -51,8 +51,43 @@ func (s *source) newSpool(near string) *spool {
 	return sp
 }
 
+// A spoolFile is what must be unpacked or written elsewhere. Its errors name what it belongs to: nobody knows its own name.
+type spoolFile struct {
+	*os.File
+	near string // empty: there is nothing to name
+}
+
+func (f *spoolFile) rename(err error) error {
+	var pe *fs.PathError
+	if f.near != "" && errors.As(err, &pe) && pe.Path == f.Name() {
+		return &fs.PathError{Op: pe.Op, Path: f.near, Err: pe.Err}
+	}
+	return err
+}
+
+// Write implements io.Writer.
+func (f *spoolFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	return n, f.rename(err)
+}
+
+// WriteAt implements io.WriterAt.
+func (f *spoolFile) WriteAt(b []byte, off int64) (int, error) {
+	n, err := f.File.WriteAt(b, off)
+	return n, f.rename(err)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (f *spoolFile) ReadFrom(r io.Reader) (int64, error) {
+	n, err := f.File.ReadFrom(r)
+	return n, f.rename(err)
+}
+
+// Truncate changes the size.
+func (f *spoolFile) Truncate(size int64) error { return f.rename(f.File.Truncate(size)) }
+
 // create makes a file. Names of packages are not used.
-func (sp *spool) create(string) (*os.File, error) {
+func (sp *spool) create(string) (*spoolFile, error) {
 	if sp.dir == nil {
 		near := sp.near
 		if near == "" || special(near) {
@@ -64,7 +99,15 @@ func (sp *spool) create(string) (*os.File, error) {
 		}
 	}
 	sp.n++
-	return os.Create(filepath.Join(sp.dir.Path, fmt.Sprint(sp.n)))
+	f, err := os.Create(filepath.Join(sp.dir.Path, fmt.Sprint(sp.n)))
+	if err != nil {
+		return nil, err
+	}
+	sf := &spoolFile{File: f}
+	if sp.near != "" && !special(sp.near) {
+		sf.near = sp.near
+	}
+	return sf, nil
 }
 
 func (p *program) packageOptions(sp *spool) ova.Options {
@@ -227,6 +270,9 @@ func (p *program) openBox(s *source, fsys fs.FS, o *sourceFlags) (bool, error) {
 			return true, fmt.Errorf("%w: %s", target.ErrNoMachine, box.Problems[0].Text)
 		}
 		s.VM = &target.VM{Machine: box.Machine(), Form: "vagrant", Dir: d, Formats: p.disks, Seed: seed}
+		if box.Config != "" {
+			s.Notes = append(s.Notes, box.Config+" is of a form that is not read: the disks come along, and what the Vagrantfile says")
+		}
 		err = s.setTime(fsys)
 	}
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"tarvm/archive"
-	"tarvm/formats"
 	"tarvm/formats/layers"
 	"tarvm/formats/machine"
 	"tarvm/ovf"
@@ -34,11 +33,13 @@ type sourceFlags struct {
 	// several has all machines of an OVF package taken, if it is not said which.
 	several bool
 
-	memory   sizeValue
-	cpus     int
-	firmware string
-	bus      string
-	guest    string
+	// Of a machine without a configuration.
+	bareDisks []string
+	memory    sizeValue
+	cpus      int
+	firmware  string
+	bus       string
+	guest     string
 }
 
 func (o *sourceFlags) register(p *program, cmd *cobra.Command) {
@@ -48,6 +49,7 @@ func (o *sourceFlags) register(p *program, cmd *cobra.Command) {
 	f.StringVar(&o.option, "deployment-option", "", "the deployment option of an OVF package, by `ID` (default: its default)")
 	f.StringArrayVar(&o.search, "search", nil, "look for an archive's ancestors in `DIR`, too (repeatable)")
 	f.BoolVar(&o.live, "live", false, "read the disks of a machine that runs: what is read may be torn")
+	f.StringArrayVar(&o.bareDisks, "disk", nil, "of disks without a configuration: one of them, `FILE[,bus=BUS][,boot][,cdrom]`, in SOURCE; repeatable, in their order")
 	f.Var(&o.memory, "memory", "of a disk without a configuration: the machine's memory, such as 4G")
 	f.IntVar(&o.cpus, "cpus", 0, "of a disk without a configuration: how many processors, `N`")
 	f.StringVar(&o.firmware, "firmware", "", "of a disk without a configuration: the `KIND`, bios or efi")
@@ -58,9 +60,10 @@ func (o *sourceFlags) register(p *program, cmd *cobra.Command) {
 }
 
 const sourceHelp = `
-SOURCE is the directory of a machine, with its configuration (.vmx, .vbox, libvirt's XML, xl.cfg, .ovf); that configuration;
-an archive, the last of a chain, which is read without unpacking; a package (.ova, .xva, a Vagrant box, a zip, compressed
-or not); or a disk, of which a machine is made with --memory, --cpus and the like.`
+SOURCE is the directory of a machine, with its configuration (.vmx, .vbox, libvirt's or Hyper-V's XML, xl.cfg, .ovf); that
+configuration; an archive, the last of a chain, which is read without unpacking; a package (.ova, .xva, a Vagrant box, a
+zip, compressed or not); or a disk, of which a machine is made with --memory, --cpus and the like. Of several disks in a
+directory or an archive without a configuration --disk says which they are, and how they are attached.`
 
 // completeProfile completes --profile with those of the form that --to, or the output's ending, says; else with all.
 func (p *program) completeProfile(cmd *cobra.Command) {
@@ -131,7 +134,8 @@ func (o *sourceFlags) check() error {
 	case o.bus != "" && !slices.Contains(buses, o.bus):
 		return hint(usage(fmt.Errorf("--bus %s", o.bus)), "there are %s", strings.Join(buses, ", "))
 	}
-	return nil
+	_, err := o.drives()
+	return err
 }
 
 // buses are those that --bus takes.
@@ -142,7 +146,7 @@ func (s *source) useless(o *sourceFlags) error {
 	for _, f := range []struct {
 		name  string
 		given bool
-	}{{"memory", o.memory != 0}, {"cpus", o.cpus != 0}, {"firmware", o.firmware != ""}, {"bus", o.bus != ""}, {"guest", o.guest != ""}} {
+	}{{"disk", o.bareDisks != nil}, {"memory", o.memory != 0}, {"cpus", o.cpus != 0}, {"firmware", o.firmware != ""}, {"bus", o.bus != ""}, {"guest", o.guest != ""}} {
 		if f.given && !s.bare {
 			return usage(fmt.Errorf("--%s is for a disk without a configuration, and %s has one", f.name, s.name))
 		}
@@ -162,7 +166,7 @@ type source struct {
 	name string   // as the user calls it
 	root *os.Root // where its files are; nil: in an archive or a package
 	pkg  *ova.Package
-	bare bool         // a disk alone
+	bare bool         // disks alone
 	more []*target.VM // the further machines of a package
 	done []func()
 }
@@ -199,6 +203,9 @@ func (p *program) findVM(ctx context.Context, s *source, arg string, o *sourceFl
 		return p.findPackage(ctx, s, arg, o, spool)
 	}
 	st, err := os.Stat(arg)
+	if errors.Is(err, fs.ErrNotExist) || strings.HasPrefix(arg, "#") {
+		return p.findArchive(ctx, s, arg, o) // an entry, or nothing
+	}
 	if err != nil {
 		return plainPath(err)
 	}
@@ -271,18 +278,27 @@ func (p *program) findDir(s *source, arg string, o *sourceFlags) error {
 	return p.findInTree(s, d, s.root.FS(), o, p.openOptions(o))
 }
 
-// findConfig takes a configuration's directory as the tree.
+// findConfig takes a configuration's directory as the tree, or the one above where the disks are beside that.
 func (p *program) findConfig(s *source, arg string, o *sourceFlags) error {
-	d, err := s.openTree(filepath.Dir(arg))
+	abs, err := filepath.Abs(arg)
+	if err != nil {
+		return err
+	}
+	dir, name := filepath.Split(abs)
+	dir = filepath.Clean(dir)
+	if up, base := filepath.Split(dir); strings.EqualFold(base, layers.HyperVMachines) {
+		dir, name = up, base+"/"+name
+	}
+	d, err := s.openTree(dir)
 	if err != nil {
 		return err
 	}
 	c := *o
-	c.config = filepath.Base(arg)
+	c.config = name
 	return p.findInTree(s, d, s.root.FS(), &c, p.openOptions(o))
 }
 
-// findInTree looks for a machine's configuration in a tree, or else for its only disk.
+// findInTree looks for a machine's configuration in a tree, or else for its disks.
 func (p *program) findInTree(s *source, d *layers.Dir, fsys fs.FS, o *sourceFlags, oo target.OpenOptions) error {
 	name := o.config
 	if name == "" {
@@ -295,7 +311,7 @@ func (p *program) findInTree(s *source, d *layers.Dir, fsys fs.FS, o *sourceFlag
 			if is, err := p.openBox(s, fsys, o); is || err != nil {
 				return err
 			}
-			return p.findOnlyDisk(s, d, fsys, o, oo)
+			return p.findDisks(s, d, fsys, o, oo)
 		case len(list) > 1:
 			var names []string
 			for _, c := range list {
@@ -360,106 +376,10 @@ func (s *source) addSnapshots(fsys fs.FS) {
 	}
 }
 
-// findOnlyDisk makes a machine of a tree without a configuration.
-func (p *program) findOnlyDisk(s *source, d *layers.Dir, fsys fs.FS, o *sourceFlags, oo target.OpenOptions) error {
-	var disks []string
-	err := fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() || strings.HasPrefix(name, ".tarvm/") || len(disks) > 20 {
-			return nil
-		}
-		src, err := d.Open(name)
-		if err != nil {
-			return nil
-		}
-		if _, err := formats.Probe(src, p.disks); err == nil {
-			disks = append(disks, name)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.name, err)
-	}
-	if len(disks) != 1 {
-		err := fmt.Errorf("%s: %w: no .vmx, .vbox, domain XML, xl.cfg or .ovf", s.name, target.ErrNoMachine)
-		return hint(usage(err), "a disk by itself will do, with --memory and --cpus")
-	}
-	return p.bare(s, d, fsys, disks[0], o, oo)
-}
-
-func (p *program) findDisk(s *source, arg string, o *sourceFlags) error {
-	tree, name, err := layers.At(arg)
-	if err != nil {
-		return plainPath(err)
-	}
-	d, err := s.openTree(tree)
-	if err != nil {
-		return err
-	}
-	src, err := d.Open(name)
-	if err != nil {
-		return plainPath(err)
-	}
-	_, err = formats.Probe(src, p.disks)
-	ext := strings.ToLower(filepath.Ext(arg))
-	if errors.Is(err, formats.ErrNotFormat) && !slices.Contains([]string{".img", ".raw", ".dd", ".bin", ".hdd"}, ext) {
-		err = fmt.Errorf("%s: neither a machine's configuration, an archive, a package nor a disk", arg)
-		return hint(usage(err), "a raw disk is known by its name: .raw or .img")
-	}
-	if err != nil && !errors.Is(err, formats.ErrNotFormat) {
-		return fmt.Errorf("%s: %w", arg, err)
-	}
-	return p.bare(s, d, s.root.FS(), name, o, p.openOptions(o))
-}
-
-// bare makes a machine of a disk.
-func (p *program) bare(s *source, d *layers.Dir, fsys fs.FS, name string, o *sourceFlags, oo target.OpenOptions) error {
-	m := &machine.Machine{
-		Name:     strings.TrimSuffix(filepath.Base(name), filepath.Ext(name)),
-		Memory:   machine.Memory{Bytes: int64(o.memory)},
-		CPU:      machine.CPU{Count: o.cpus},
-		Firmware: machine.Firmware{Type: o.firmware},
-		Guest:    machine.Guest{VMware: o.guest},
-	}
-	// What every hypervisor has, and every system of the last fifteen years has drivers for.
-	bus := machine.Bus(o.bus)
-	if bus == "" {
-		bus = machine.SATA
-	}
-	var assumed []string
-	if m.Memory.Bytes == 0 {
-		m.Memory.Bytes = 2 << 30
-		assumed = append(assumed, "2 GiB of memory")
-	}
-	if m.CPU.Count == 0 {
-		m.CPU.Count = 2
-		assumed = append(assumed, "2 processors")
-	}
-	if m.Firmware.Type == "" {
-		m.Firmware.Type = "bios"
-		assumed = append(assumed, "a BIOS")
-	}
-	if o.bus == "" {
-		assumed = append(assumed, "a SATA controller")
-	}
-	m.Drives = []machine.Drive{{Kind: machine.Disk, At: machine.Address{Bus: bus}, Media: machine.Media{Path: name}}}
-	m.NICs = []machine.NIC{{Model: "e1000", Kind: machine.NAT}}
-	if err := m.Complete(); err != nil {
-		return err
-	}
-	s.VM, s.bare = target.Bare(d, name, m, oo), true
-	if len(assumed) > 0 {
-		s.Notes = append(s.Notes, "nothing says what machine the disk is for: it gets "+strings.Join(assumed, ", ")+" and an e1000 network adapter")
-	}
-	if s.Unix != 0 {
-		return nil
-	}
-	return s.setTime(fsys)
-}
-
 func (p *program) findArchive(ctx context.Context, s *source, arg string, o *sourceFlags) error {
 	sh := p.newShelf(o.search)
 	s.done = append(s.done, sh.close)
-	if _, err := sh.archive(arg); err != nil {
+	if _, err := sh.archive(ctx, arg); err != nil {
 		return err
 	}
 	c, err := sh.chain(ctx)
