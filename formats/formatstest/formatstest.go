@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -288,9 +289,9 @@ type Sample struct {
 }
 
 // Corpus returns the images below dir, a folder of collected images with an
-// INDEX.tsv, without those larger than limit bytes. It skips the test when dir
-// is absent.
-func Corpus(t testing.TB, dir string, limit int64) []Sample {
+// INDEX.tsv, without those larger than limit bytes, and of the given formats
+// only, if any is given. It skips the test when dir is absent.
+func Corpus(t testing.TB, dir string, limit int64, only ...string) []Sample {
 	t.Helper()
 	f, err := os.Open(filepath.Join(dir, "INDEX.tsv"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -324,6 +325,9 @@ func Corpus(t testing.TB, dir string, limit int64) []Sample {
 				t.Fatal(err)
 			}
 			return n
+		}
+		if len(only) > 0 && !slices.Contains(only, get("format")) {
+			continue
 		}
 		if n := number("bytes"); n > limit {
 			t.Logf("%s: %d bytes, above this test's limit", get("path"), n)

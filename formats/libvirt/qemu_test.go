@@ -30,7 +30,8 @@ func embedded(t *testing.T, dir, script string) ([]byte, error) {
 	formatstest.Tool(t, "virsh")
 	cmd := exec.Command("virsh", "-q", "-c", "qemu:///embed?root="+dir+"/root", script)
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
+	// There are no networks and pools here, and libvirt would wait five seconds for each daemon of theirs that it starts.
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "LIBVIRT_AUTOSTART=0"}
 	cmd.WaitDelay = time.Second
 	if os.Getuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -85,6 +86,7 @@ func emulated(b []byte) []byte {
 // machines, models, addresses, firmware.
 func TestQEMU(t *testing.T) {
 	formatstest.OneGoroutine(t)
+	t.Parallel()
 	dir := embeddedDir(t)
 	type tried struct {
 		script string
@@ -141,6 +143,7 @@ func TestQEMU(t *testing.T) {
 // TestStart starts QEMU with new domains, paused: QEMU makes every device.
 func TestStart(t *testing.T) {
 	formatstest.OneGoroutine(t)
+	t.Parallel() // libvirt waits most of the time
 	dir := embeddedDir(t)
 	scripts, texts := map[string]string{}, map[string][]byte{}
 	for name, m := range machines() {

@@ -106,10 +106,7 @@ func TestCorpus(t *testing.T) {
 	dir := filepath.Join("..", "..", "..", "shared", "corpus", "images")
 	sums := rawSums(t, dir)
 	found := 0
-	for _, s := range formatstest.Corpus(t, dir, 8<<20) {
-		if s.Format != "parallels" {
-			continue
-		}
+	for _, s := range formatstest.Corpus(t, dir, 8<<20, "parallels") {
 		found++
 		t.Run(s.Path, func(t *testing.T) {
 			m := open(t, s.Bytes)

@@ -293,10 +293,7 @@ func TestHugeAndNearlyEmpty(t *testing.T) {
 // The corpus has images that other programs wrote.
 func TestCorpus(t *testing.T) {
 	n := 0
-	for _, s := range formatstest.Corpus(t, "../../../shared/corpus/images", 1<<20) {
-		if s.Format != "qcow2" {
-			continue
-		}
+	for _, s := range formatstest.Corpus(t, "../../../shared/corpus/images", 1<<20, "qcow2") {
 		n++
 		t.Run(s.Path, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "disk.qcow2")

@@ -51,15 +51,13 @@ const corpus = "../../../shared/corpus/images"
 // Images by Hyper-V, Disk2vhd and DiscUtils hold what the corpus' index says. One
 // has a log in use: the sum is of the disk after the replay.
 func TestCorpus(t *testing.T) {
-	limit := int64(100 << 20)
-	if os.Getenv("TARVM_REQUIRE_TOOLS") == "1" {
+	formatstest.OneGoroutine(t)
+	limit := int64(300 << 20)
+	if os.Getenv("TARVM_BIG") != "" {
 		limit = 1 << 30
 	}
 	read := 0
-	for _, s := range formatstest.Corpus(t, corpus, limit) {
-		if s.Format != vhdx.Name {
-			continue
-		}
+	for _, s := range formatstest.Corpus(t, corpus, limit, vhdx.Name) {
 		read++
 		t.Run(s.Path, func(t *testing.T) {
 			m := open(t, s.Bytes)
@@ -82,7 +80,7 @@ func TestCorpus(t *testing.T) {
 // The log that Windows left in use is replayed as qemu does it in a copy.
 func TestCorpusLogAgainstQemu(t *testing.T) {
 	var before []byte
-	for _, s := range formatstest.Corpus(t, corpus, 64<<20) {
+	for _, s := range formatstest.Corpus(t, corpus, 64<<20, vhdx.Name) {
 		if strings.HasSuffix(s.Path, "vhdx-log-replay.vhdx.gz") {
 			before = s.Bytes
 		}
