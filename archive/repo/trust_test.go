@@ -1,0 +1,86 @@
+package repo_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"tarvm/archive"
+	"tarvm/archive/chain"
+	"tarvm/archive/repo"
+)
+
+// Where files are what they were by size, times and inode, going from entry to entry reads nothing of them; where one is not,
+// even with its old time, it is read.
+func TestRestoreTrustsTimes(t *testing.T) {
+	ctx := t.Context()
+	dir := t.TempDir()
+	r := open(t, filepath.Join(dir, "repo"))
+	vm := filepath.Join(dir, "vm")
+	if err := os.Mkdir(vm, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	states := [][]byte{noise(3<<20+5000, 1), nil}
+	states[1] = bytes.Clone(states[0])
+	copy(states[1][1<<20:], noise(200<<10, 2))
+	disk := filepath.Join(vm, "disk.raw")
+	var rec *repo.Record
+	for _, b := range states {
+		write(t, disk, b)
+		s, err := r.Save(ctx, vm, repo.SaveOptions{Record: rec})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec = s.Record
+	}
+	f := mustForest(t, r)
+	for i := range 4 {
+		want := i % 2
+		scanned := int64(0)
+		o := repo.RestoreOptions{Record: rec, TrustTimes: true, RestoreOptions: chain.RestoreOptions{Progress: func(p archive.Progress) {
+			if p.Phase == "scan" {
+				scanned = max(scanned, p.Done)
+			}
+		}}}
+		res, err := r.Restore(ctx, f, f.Entries[want], vm, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec = res.Record
+		if got, err := os.ReadFile(disk); err != nil || !bytes.Equal(got, states[want]) {
+			t.Fatalf("state %d: %v, content differs", want, err)
+		}
+		if res.Written == 0 || res.Written > 300<<10 || res.Was != f.Entries[1-want] {
+			t.Fatalf("written %d, was %v", res.Written, res.Was)
+		}
+	}
+	// One byte, and the old modification time: the change time tells.
+	st, err := os.Stat(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt([]byte{^states[1][77]}, 77); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(h.Close(), os.Chtimes(disk, st.ModTime(), st.ModTime())); err != nil {
+		t.Fatal(err)
+	}
+	var unsaved *repo.UnsavedError
+	o := repo.RestoreOptions{Record: rec, TrustTimes: true}
+	if _, err := r.Restore(ctx, f, f.Entries[0], vm, o); !errors.As(err, &unsaved) {
+		t.Fatalf("a changed disk was not noticed: %v", err)
+	}
+	o.Discard = true
+	if _, err := r.Restore(ctx, f, f.Entries[0], vm, o); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(disk); err != nil || !bytes.Equal(got, states[0]) {
+		t.Fatal("content differs", err)
+	}
+}
