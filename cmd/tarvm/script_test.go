@@ -30,8 +30,16 @@ func TestScripts(t *testing.T) {
 		Dir:                 "cli/testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			// What is remembered of repositories and areas is the script's own.
+			own := filepath.Join(e.WorkDir, ".xdg")
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(own, "config"))
+			e.Setenv("XDG_STATE_HOME", filepath.Join(own, "state"))
+			e.Setenv("XDG_CACHE_HOME", filepath.Join(own, "cache"))
+			return noServer(e)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "data": data, "poke": poke, "flip": flip, "cut": cut, "same": same, "json": checkJSON, "await": await, "gone": gone,
+			"exits": exits, "data": data, "poke": poke, "flip": flip, "cut": cut, "same": same, "json": checkJSON, "await": await, "gone": gone, "serve": serve,
 		},
 		Condition: func(c string) (bool, error) {
 			switch name, arg, _ := strings.Cut(c, ":"); name {

@@ -123,15 +123,20 @@ incremental archives that hold the changed blocks of its disks. It restores any 
   tarvm pack vm -o tuesday.tar.zst --parent monday.tar.zst        what changed
   tarvm unpack tuesday.tar.zst -C vm                              Tuesday's state
 
+A repository keeps such archives as numbered entries, and finds by itself what each builds on.
+
+  tarvm init --repo ~/vm-entries --area web=vm                    once
+  tarvm save                                                      a new entry
+  tarvm restore 3                                                 the state of entry 3
+
 ` + exitText(),
-		Args:                       noVerb,
-		SilenceErrors:              true,
-		SuggestionsMinimumDistance: 2,
-		SilenceUsage:               true,
-		Version:                    version(),
-		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
-		RunE:                       p.onlyHelp,
-		PersistentPreRunE:          func(*cobra.Command, []string) error { return p.bar.setMode(p.barMode, p.quiet) },
+		Args:              noVerb,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Version:           version(),
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE:              p.onlyHelp,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return p.bar.setMode(p.barMode, p.quiet) },
 	}
 	root.SetVersionTemplate("tarvm {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
@@ -139,8 +144,27 @@ incremental archives that hold the changed blocks of its disks. It restores any 
 	f.BoolVarP(&p.quiet, "quiet", "q", false, "no progress, no notes: only warnings and errors")
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "say more")
 	f.StringVar(&p.barMode, "progress", "auto", "`HOW` to show progress on standard error: auto (a line on a terminal, nothing else), plain (a line now and then), json (an object per line), none")
-	root.AddCommand(p.packCommand(), p.unpackCommand(), p.listCommand(), p.showCommand(), p.verifyCommand(),
-		p.diffCommand(), p.imageCommand(), p.exportCommand(), p.importCommand(), p.ovfCommand(), p.completionCommand(), p.versionCommand(), p.docsCommand())
+	group := func(title string, cmds ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: title, Title: title + ":"})
+		for _, c := range cmds {
+			c.GroupID = title
+		}
+		root.AddCommand(cmds...)
+	}
+	// Verbs of archives take entries of a repository, too.
+	archives := []*cobra.Command{p.listCommand(), p.showCommand(), p.diffCommand(), p.verifyCommand(), p.unpackCommand()}
+	convert := []*cobra.Command{p.exportCommand(), p.importCommand(), p.ovfCommand(), p.imageCommand()}
+	for _, c := range append(archives, convert[0]) {
+		c.ValidArgsFunction = p.completeFilesOrEntries
+	}
+	group("Versions of a machine, in a repository", p.initCommand(), p.saveCommand(), p.restoreCommand(), p.openCommand(), p.vmCommand(), p.getCommand(), p.catalogueCommand(), p.statusCommand(),
+		p.logCommand(), p.treeCommand(), p.pathCommand())
+	group("Upkeep of a repository", p.rmCommand(), p.forgetCommand(), p.mergeCommand(), p.projectCommand(), p.areaCommand(), p.repoCommand())
+	group("Archives", append([]*cobra.Command{p.packCommand()}, archives...)...)
+	group("Forms of other programs", convert...)
+	group("About tarvm", p.completionCommand(), p.versionCommand())
+	root.SetHelpCommandGroupID("About tarvm")
+	root.AddCommand(p.docsCommand())
 	fixed(root, "progress", "auto", "plain", "json", "none")
 	return root
 }
@@ -159,6 +183,7 @@ func noVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	err := fmt.Errorf("unknown command %q", args[0])
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 		return hint(usage(err), "did you mean %s?", strings.Join(s, " or "))

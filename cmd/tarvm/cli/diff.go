@@ -21,15 +21,15 @@ func (p *program) diffCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff A B",
 		Short: "Compare two states of a machine",
-		Long: `Says what differs from A to B. Each is an archive, a manifest or a directory; of archives only the manifests are read, and
-their ancestors are not needed. A directory is read in full.
+		Long: `Says what differs from A to B. Each is an archive, a manifest, an entry of the repository (#3) or a directory; of archives only the
+manifests are read, and their ancestors are not needed. A directory is read in full.
 
   + added, - removed, > renamed, * changed (with the size of the blocks that differ), . only metadata
 
 A change of time alone is listed with -v. The exit code is 0, with --exit-code 1 when there is a difference.`,
 		Example: `  tarvm diff monday.tar.zst tuesday.tar.zst
   tarvm diff monday.tar.zst.manifest vm`,
-		Args: args(2, 2, "two archives, manifests or directories"),
+		Args: args(2, 2, "two archives, manifests, entries or directories"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return p.diff(cmd.Context(), a[0], a[1], exclude, exit)
 		},
@@ -61,7 +61,7 @@ func (p *program) diff(ctx context.Context, a, b string, exclude []string, exit 
 			defer done()
 			ms[i] = m
 		} else {
-			f, err := s.get(path)
+			f, err := s.get(ctx, path)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,9 @@ import (
 	"tarvm/archive"
 	"tarvm/archive/chain"
 	"tarvm/archive/codec"
+	"tarvm/archive/repo"
+	"tarvm/archive/repo/catalogue"
+	"tarvm/archive/vmdir"
 	"tarvm/delta"
 	"tarvm/formats"
 	"tarvm/formats/layers"
@@ -72,13 +75,13 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &u):
 		return exitUsage
-	case errors.As(err, &fe), errors.As(err, new(*layers.IDError)):
+	case errors.As(err, &fe), errors.As(err, new(*layers.IDError)), errors.As(err, new(*catalogue.DigestError)), errors.As(err, new(*catalogue.SizeError)):
 		return exitCorrupt
 	}
 	for _, bad := range []error{
 		errUnverified, archive.ErrCorrupt, archive.ErrTruncated, manifest.ErrCorrupt,
 		chain.ErrCorrupt, delta.ErrTable, delta.ErrSegment, formats.ErrCorrupt,
-		ovf.ErrDigest, ovf.ErrSignature, ova.ErrCorrupt, ova.ErrSize, ova.ErrNotListed,
+		repo.ErrCorrupt, ovf.ErrDigest, ovf.ErrSignature, ova.ErrCorrupt, ova.ErrSize, ova.ErrNotListed,
 	} {
 		if errors.Is(err, bad) {
 			return exitCorrupt
@@ -117,6 +120,9 @@ func hints(err error) []string {
 		clash   *chain.CollisionError
 		other   *chain.UnrelatedError
 	)
+	if hs := repoHints(err); hs != nil {
+		return hs
+	}
 	switch {
 	case errors.As(err, &running):
 		for _, l := range running.Locks {
@@ -169,8 +175,47 @@ func hints(err error) []string {
 		return []string{"whatever wrote the file, or edited it last, left it like that: mend it, or take its last backup"}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return []string{"make room, or choose another file system; what was there before is as it was"}
+	case errors.Is(err, syscall.EROFS):
+		return []string{"it can be read, but nothing can be written there: mount it for writing, or choose another place"}
 	case errors.Is(err, fs.ErrPermission):
 		return []string{"run it as a user who may, for example the owner of the files"}
+	}
+	return nil
+}
+
+// repoHints says what the user can do about errors of repositories.
+func repoHints(err error) []string {
+	var (
+		unsaved *repo.UnsavedError
+		offline *repo.OfflineError
+		broken  *repo.BrokenError
+		busy    *repo.BusyError
+		overlap *repo.OverlapError
+	)
+	switch {
+	case errors.As(err, &unsaved):
+		return unsavedHint(err)
+	case errors.As(err, &offline) && offline.Place != nil:
+		return []string{
+			fmt.Sprintf("make %s available; where it is somewhere else now: tarvm repo relocate --to DIR --name %s", quoted(offline.Place.Dir), quoted(offline.Place.Name)),
+			"--search DIR looks in a further directory this time",
+		}
+	case errors.As(err, &offline):
+		return []string{"--search DIR looks for it in a directory; back in its folder in the repository it is found, too"}
+	case errors.As(err, &broken):
+		return []string{"tarvm import adds the archive that is missing, if you have it in a file; tarvm repo check lists what else is missing"}
+	case errors.As(err, &busy):
+		return []string{"try again later; --lock-wait 10m waits for longer"}
+	case errors.As(err, &overlap):
+		return []string{"repositories and machines have directories of their own, neither in the other"}
+	case errors.Is(err, repo.ErrVersion):
+		return []string{"a later version of tarvm made it, and can use it; its archives can be read by this one, and by tar"}
+	case errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, errUnverified):
+		return []string{"tarvm repo check --read names all that is damaged; what does not build on it is not affected"}
+	case errors.Is(err, repo.ErrNoEntry):
+		return []string{"tarvm log lists the entries that there are now"}
+	case errors.Is(err, vmdir.ErrInterrupted):
+		return []string{"tarvm restore, or tarvm unpack where that was it, completes it: the same command again"}
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ type exportFlags struct {
 	nets        []string
 	base        string
 	start       string
+	chainFlags
 }
 
 // exported is what tarvm export writes with --json.
@@ -84,7 +85,7 @@ func (p *program) exportCommand() *cobra.Command {
 	var o exportFlags
 	cmd := &cobra.Command{
 		Use:   "export SOURCE... -o OUT [--to FORM]",
-		Short: "Write a machine in a form that another hypervisor takes",
+		Short: "Write a machine in a form that another hypervisor takes, or an entry for another repository",
 		Long: `Writes a machine, with what its disks hold now, as a package or as a directory that another hypervisor takes.
 ` + sourceHelp + `
 
@@ -95,6 +96,10 @@ Several machines, or all of a package, become a collection in one OVF package, c
 has the disks of another state of the machine, and of the machine's own disks what differs from these
 (ovf:parentRef); tarvm import makes whole disks of them, other importers mostly refuse them.
 
+An entry of the repository (#3) is a source like others. Without --to, into a file that is named like an archive, its whole
+chain is written, one archive behind the other, as tarvm import and tarvm unpack - take it; --full makes one archive of it,
+--have writes what somebody lacks who has an earlier one.
+
 The output appears under its name when it is complete. A form of one file can go to a pipe, with -o -: a tar's header
 needs sizes, so that disks are compressed twice then, once to measure them. Nothing is stored on the way. The same
 machine gives the same bytes each time, in a file and in a pipe.`,
@@ -103,6 +108,7 @@ machine gives the same bytes each time, in a file and in a pipe.`,
   tarvm export vm -o /srv/vm --to libvirt
   tarvm export db web1 web2 -o app.ova --start-order db,web1+web2 --net nat='VM Network'
   tarvm export tuesday.tar.zst --base monday.tar.zst -o tuesday.ova
+  tarvm export '#7' -o web.tar.zst
   tarvm export vm -o - --to xva | ssh xen 'xe vm-import filename=/dev/stdin'`,
 		Args: args(1, -1, "machines"),
 		RunE: func(cmd *cobra.Command, a []string) error { return p.export(cmd.Context(), a, &o) },
@@ -122,6 +128,7 @@ machine gives the same bytes each time, in a file and in a pipe.`,
 	f.StringVar(&o.start, "start-order", "", "of several machines: the `ORDER` in which they start, NAME,NAME+NAME,... (default: that of the arguments)")
 	f.BoolVar(&o.force, "force", false, "replace OUT if it is a file that is there")
 	o.registerOutput(p, cmd)
+	o.registerExport(cmd)
 	fixed(cmd, "ovf", "1.1", "2.0")
 	fixed(cmd, "digest", "sha256", "sha1", "sha512")
 	var names []string
@@ -219,6 +226,15 @@ func (p *program) exportOptions(o *exportFlags, t target.Target) (target.Options
 }
 
 func (p *program) export(ctx context.Context, args []string, o *exportFlags) error {
+	if o.toArchive(p) {
+		if len(args) > 1 {
+			return usage(errors.New("one entry at a time goes into an archive"))
+		}
+		if _, err := os.Lstat(args[0]); err == nil && !strings.HasPrefix(args[0], "#") {
+			return hint(usage(fmt.Errorf("%s: is there as a file, and no entry of the repository", args[0])), "tarvm pack makes an archive of a directory; of what has the name of a file, the number names an entry: '#1'")
+		}
+		return p.exportEntry(ctx, args[0], o)
+	}
 	t, err := p.checkOutput(o)
 	if err != nil {
 		return err

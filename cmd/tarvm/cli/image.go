@@ -262,7 +262,7 @@ func (p *program) findFile(arg string, o *imageFlags, i *image) (*layers.Dir, st
 func (p *program) findMember(ctx context.Context, path, member string, o *imageFlags, i *image) (*layers.Dir, string, error) {
 	s := p.newShelf(o.search)
 	i.done = append(i.done, s.close)
-	if _, err := s.archive(path); err != nil {
+	if _, err := s.archive(ctx, path); err != nil {
 		return nil, "", err
 	}
 	c, err := s.chain(ctx)

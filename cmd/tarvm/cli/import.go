@@ -19,9 +19,12 @@ func (p *program) importCommand() *cobra.Command {
 	var o exportFlags
 	var dir string
 	cmd := &cobra.Command{
-		Use:   "import PACKAGE -C DIR [--to FORM]",
-		Short: "Make a machine's directory, or an archive, of a package",
-		Long: `Makes a directory that a hypervisor opens of a package that another one wrote: OVF in a directory, an OVA, a zip, each
+		Use:   "import FILE [-C DIR [--to FORM]]",
+		Short: "Add a file to the repository, or make a machine's directory of a package",
+		Long: `Without -C and -o: adds what FILE holds to the repository. Archives of tarvm (of an entry, or of a whole chain behind each other)
+become entries, after all has been verified; what is there already is said. A machine in any other form is saved as an entry.
+
+With -C: makes a directory that a hypervisor opens of a package that another one wrote: OVF in a directory, an OVA, a zip, each
 compressed or not, an XVA, a Vagrant box; or of anything else that tarvm export reads. Digests in the package are verified.
 - reads a package from a pipe.
 
@@ -32,11 +35,18 @@ Without --to the form is that of the platform for which the package was written.
 into an archive at once, as tarvm pack does; it needs room for the disks beside FILE meanwhile.`,
 		Example: `  tarvm import vm.ova -C vm
   tarvm import vm.xva -C /srv/vm --to libvirt
-  tarvm import vm.box -o vm.tar.zst`,
-		Args: args(1, 1, "one package"),
+  tarvm import vm.box -o vm.tar.zst
+  tarvm import web.tar.zst`,
+		Args: args(1, 1, "one file"),
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if dir == "" && o.out == "" && !o.dryRun && o.to == "" {
+				return p.importEntry(cmd.Context(), a[0], &o.chainFlags, &o)
+			}
 			if dir == "" && o.out == "" && !o.dryRun {
 				return hint(usage(errors.New("no output")), "-C DIR, or -o FILE for an archive")
+			}
+			if o.project != "" {
+				return usage(errors.New("--project is for what goes into the repository, without -C and -o"))
 			}
 			if dir != "" && o.out != "" {
 				return usage(errors.New("-C and -o exclude each other"))
@@ -51,6 +61,7 @@ into an archive at once, as tarvm pack does; it needs room for the disks beside 
 	f.StringVar(&o.to, "to", "", "the `FORM` of the directory, see above (default: by the package)")
 	f.StringVar(&o.profile, "profile", "", "the `PROFILE`, for whom the form is written, see above")
 	f.BoolVar(&o.force, "force", false, "replace FILE if it is there")
+	f.StringVar(&o.project, "project", "", "in the repository: the group of entries, `NAME` (default: as the archives say)")
 	o.registerOutput(p, cmd)
 	var names []string
 	for _, t := range p.targets {
@@ -81,7 +92,7 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 	} else if file != "" {
 		return usage(fmt.Errorf("%s: an import goes to a file", file))
 	}
-	o.out, o.within = dir, file != ""
+	o.out, o.within = dir, o.within || file != ""
 	o.several = true
 	s, err := p.openVM(ctx, arg, &o.sourceFlags, dir)
 	if err != nil {
@@ -119,6 +130,9 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 	} else {
 		err = p.transfer(ctx, s, t, to, o)
 	}
+	if err == nil && o.within && !o.dryRun {
+		err = setTimes(dir, time.Unix(s.Unix, 0))
+	}
 	if err != nil || file == "" || o.dryRun {
 		return err
 	}
@@ -129,9 +143,6 @@ func (p *program) importPackage(ctx context.Context, arg, dir string, o *exportF
 		if len(s.more) > 0 {
 			name = stem(arg)
 		}
-	}
-	if err := setTimes(dir, time.Unix(s.Unix, 0)); err != nil {
-		return err
 	}
 	return p.pack(ctx, dir, &packFlags{out: file, name: name, force: o.force, workers: o.workers, time: fmt.Sprintf("@%d", s.Unix)})
 }

@@ -52,7 +52,7 @@ type listing struct {
 func (p *program) list(ctx context.Context, path string, search []string) error {
 	s := p.newShelf(search)
 	defer s.close()
-	f, err := s.get(path)
+	f, err := s.get(ctx, path)
 	if errors.Is(err, archive.ErrForeign) {
 		return p.listForeign(path, err)
 	}

@@ -13,16 +13,18 @@ import (
 
 	"tarvm/archive"
 	"tarvm/archive/chain"
+	"tarvm/archive/repo"
+	"tarvm/cmd/tarvm/settings"
 	"tarvm/delta"
 	"tarvm/manifest"
 )
 
 // A file is an archive or a manifest that was opened.
 type file struct {
-	path string
-	f    *os.File
-	arch *archive.Archive // nil: a manifest beside an archive
-	man  *archive.Manifest
+	path   string
+	closer io.Closer
+	arch   *archive.Archive // nil: a manifest beside an archive
+	man    *archive.Manifest
 }
 
 // shelf is the archives and manifests that a run works with, and where it looks for more.
@@ -35,6 +37,7 @@ type shelf struct {
 	found   []found
 	broken  []string // files that may be what is looked for, and cannot be read
 	seen    int      // archives and manifests in the directories
+	whole   bool     // what is wanted came out of a repository, with all that there is of its chain
 }
 
 // found is a file that a scan saw.
@@ -51,13 +54,22 @@ func (p *program) newShelf(search []string) *shelf {
 
 func (s *shelf) close() {
 	for _, f := range s.open {
-		f.f.Close() // only read
+		f.closer.Close() // only read
 	}
 }
 
-// get opens an archive or a manifest; it stays open until the shelf is closed.
-func (s *shelf) get(path string) (*file, error) {
+// get opens an archive, a manifest, or an entry of the repository; it stays open until the shelf is closed.
+func (s *shelf) get(ctx context.Context, path string) (*file, error) {
+	if strings.HasPrefix(path, "#") {
+		return s.entry(ctx, path)
+	}
 	f, err := s.p.openFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Not a file: perhaps an entry.
+		if e, eerr := s.entry(ctx, path); eerr == nil {
+			return e, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +78,8 @@ func (s *shelf) get(path string) (*file, error) {
 }
 
 // archive opens an archive.
-func (s *shelf) archive(path string) (*file, error) {
-	f, err := s.get(path)
+func (s *shelf) archive(ctx context.Context, path string) (*file, error) {
+	f, err := s.get(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -77,13 +89,56 @@ func (s *shelf) archive(path string) (*file, error) {
 	return f, nil
 }
 
+// entry opens an entry with all on which it builds. Of what cannot be reached, the manifests are opened.
+func (s *shelf) entry(ctx context.Context, text string) (*file, error) {
+	ses, err := s.p.openRepo(ctx, &repoFlags{search: s.search}, settings.Given{})
+	if err != nil {
+		return nil, err
+	}
+	f, err := ses.Forest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := ses.entry(f, text)
+	if err != nil {
+		return nil, err
+	}
+	path, err := f.Path(e)
+	if err != nil {
+		path = []*repo.Entry{e} // what there is of it can be looked at
+	}
+	s.whole = true
+	var last *file
+	for _, x := range slices.Backward(path) {
+		o := &file{path: ses.Where(ctx, x)}
+		a, closer, err := ses.Archive(ctx, x)
+		var off *repo.OfflineError
+		switch {
+		case err == nil:
+			o.arch, o.man = a, a.Manifest()
+		case errors.As(err, &off):
+			if o.man, closer, err = ses.ManifestOf(ctx, x); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, err
+		}
+		o.closer = closer
+		s.open = append(s.open, o)
+		if last == nil {
+			last = o
+		}
+	}
+	return last, nil
+}
+
 // openFile opens an archive or a manifest. Errors begin with the path.
 func (p *program) openFile(path string) (*file, error) {
 	f, src, err := openSource(path)
 	if err != nil {
 		return nil, err
 	}
-	o := &file{path: path, f: f}
+	o := &file{path: path, closer: f}
 	o.arch, err = archive.Open(src, p.codecs)
 	if err == nil {
 		o.man = o.arch.Manifest()
@@ -147,6 +202,9 @@ func (s *shelf) dirs() []string {
 
 // scan looks at all files of the directories that were not looked at yet.
 func (s *shelf) scan(ctx context.Context) error {
+	if s.whole {
+		return nil
+	}
 	for _, dir := range s.dirs() {
 		if s.scanned[dir] {
 			continue
@@ -181,7 +239,7 @@ func (s *shelf) look(path string) {
 	case err == nil:
 		s.found = append(s.found, found{path, f.man.ID, f.man.Digest, f.arch == nil})
 		s.seen++
-		f.f.Close()
+		f.closer.Close()
 	case errors.Is(err, archive.ErrForeign), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, fs.ErrNotExist):
 	default:
 		s.broken = append(s.broken, err.Error())
@@ -212,7 +270,7 @@ func (s *shelf) pick(ctx context.Context, want *manifest.Parent, manifests bool)
 	}
 	var fs []*file
 	for _, f := range list {
-		o, err := s.get(f.path)
+		o, err := s.get(ctx, f.path)
 		if err != nil {
 			return nil, err
 		}

@@ -283,7 +283,7 @@ func (p *program) packTo(ctx context.Context, plan *archive.Plan, path, side str
 
 // parent opens what an increment is packed against.
 func (s *shelf) parent(ctx context.Context, path string, differential bool) (*archive.Manifest, error) {
-	f, err := s.get(path)
+	f, err := s.get(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +300,7 @@ func (s *shelf) parent(ctx context.Context, path string, differential bool) (*ar
 	if f.arch == nil {
 		return f.man, nil
 	}
-	beside, err := s.get(f.path + manifestSuffix)
+	beside, err := s.get(ctx, f.path+manifestSuffix)
 	switch {
 	case err == nil && beside.arch == nil && beside.man.ID == f.man.ID:
 		return beside.man, nil
@@ -411,7 +411,7 @@ func checkOutputs(dir, out, side string, s *shelf) error {
 			continue
 		}
 		for _, f := range s.open {
-			if o, err := f.f.Stat(); err == nil && os.SameFile(st, o) {
+			if o, err := os.Stat(f.path); err == nil && os.SameFile(st, o) {
 				return hint(usage(fmt.Errorf("%s: is the parent", path)), "an increment cannot replace what it builds on")
 			}
 		}

@@ -75,7 +75,7 @@ type diskState struct {
 func (p *program) show(ctx context.Context, path string, search []string) error {
 	s := p.newShelf(search)
 	defer s.close()
-	f, err := s.get(path)
+	f, err := s.get(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -84,14 +84,14 @@ func (p *program) unpack(ctx context.Context, paths []string, o *unpackFlags) er
 		if err != nil {
 			return err
 		}
-		f.f.Close()
+		f.closer.Close()
 		want = &f.man.ID
 	}
 	if slices.Contains(paths, "-") {
 		return p.unpackStream(ctx, paths, o, want)
 	}
 	for _, path := range paths {
-		if _, err := s.archive(path); err != nil {
+		if _, err := s.archive(ctx, path); err != nil {
 			if errors.Is(err, archive.ErrForeign) && len(paths) == 1 {
 				return p.unpackForeign(ctx, path, o, err)
 			}
@@ -114,7 +114,7 @@ func (p *program) unpack(ctx context.Context, paths []string, o *unpackFlags) er
 		if err != nil {
 			return plainPath(err)
 		}
-		return p.printRestorePlan(s, c, plan)
+		return p.printRestorePlan(func(i int) string { return s.pathOf(c.Entry(i)) }, plan)
 	}
 	began := time.Now()
 	r, err := chain.Restore(ctx, c, c.Head(), o.dir, o.options(p))
@@ -210,7 +210,7 @@ func (p *program) restored(from string, o *unpackFlags, r *chain.RestoreResult, 
 	return nil
 }
 
-func (p *program) printRestorePlan(s *shelf, c *chain.Chain, plan *chain.Plan) error {
+func (p *program) printRestorePlan(from func(i int) string, plan *chain.Plan) error {
 	if p.json {
 		return p.writeJSON(plan)
 	}
@@ -226,7 +226,7 @@ func (p *program) printRestorePlan(s *shelf, c *chain.Chain, plan *chain.Plan) e
 		}
 	}
 	for _, f := range plan.Fetch {
-		if err := p.printf("read %s from %s\n", size(f.Bytes), s.pathOf(c.Entry(f.Index))); err != nil {
+		if err := p.printf("read %s from %s\n", size(f.Bytes), from(f.Index)); err != nil {
 			return err
 		}
 	}

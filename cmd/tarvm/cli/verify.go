@@ -77,7 +77,7 @@ func (p *program) verify(ctx context.Context, paths []string, o *verifyFlags) er
 	var given []*file
 	var unread error
 	for _, path := range paths {
-		f, err := s.archive(path)
+		f, err := s.archive(ctx, path)
 		if err == nil {
 			given = append(given, f)
 			continue

@@ -377,7 +377,7 @@ func (p *planner) qemu() ([]Command, error) {
 			p.note("%s is a program, which is run as it is", p.config)
 			return []Command{{Args: append([]string{"sh", p.config}, args...), Why: p.action.why()}}, nil
 		}
-		script, losses, err := qemu.Script(p.Machine, qemu.Options{})
+		script, losses, err := qemu.Script(p.within(dir), qemu.Options{})
 		if err != nil {
 			return nil, err
 		}
@@ -482,6 +482,24 @@ func (p *planner) moved(form machine.Config) (string, error) {
 		p.note("%s", l.String())
 	}
 	return string(text), err
+}
+
+// within returns the machine with names relative to a directory for those of its files that are there, as a script has
+// them. Like moved, it takes a file outside for that of its name within, if there is one.
+func (p *planner) within(dir string) *machine.Machine {
+	m := p.Machine.Clone()
+	for _, f := range owned(m) {
+		if !path.IsAbs(f.Path) || f.Host != "" || f.URL != "" {
+			continue
+		}
+		if in, ok := strings.CutPrefix(path.Clean(f.Path), strings.TrimRight(dir, "/")+"/"); ok {
+			f.Path = in
+		} else if name := path.Join(dir, path.Base(f.Path)); p.h.Exists(name) {
+			p.note("%s: %s is used, which is in the machine's directory", f.Path, name)
+			f.Path = path.Base(f.Path)
+		}
+	}
+	return m
 }
 
 // suspended reports whether there is a file with the machine's memory.

@@ -500,7 +500,10 @@ func (s *Settings) AddCatalogue(name, place string) error {
 		}
 	}
 	return s.do(func(c *content) error {
-		if there, ok := c.Catalogues[name]; ok && there != place {
+		if there, ok := c.Catalogues[name]; ok {
+			if d, err := expand(there); there == place || err == nil && d == place {
+				return nil
+			}
 			return &ExistsError{Catalogue, name, there}
 		}
 		c.Catalogues[name] = place

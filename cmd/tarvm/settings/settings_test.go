@@ -339,6 +339,9 @@ func TestChange(t *testing.T) {
 			"[policies.p]\nx = \"\"\"\n[repositories]\n\"\"\"\"\"\ny = [ # [areas\n  '''\n[areas.b]''', \"#\\\"\", {z = ']'},\n] # end\n\n[repositories]\na = '/a#b' # x\nb = \"/b\"\n", repo("b", "/b"),
 		},
 		{"home", "", "[areas.x]\ndir = \"" + "HOME/x\"\n", area("x", "~/x")},
+		{"a catalogue", "[catalogues]\na = \"/a\"\n", "[catalogues]\na = \"/a\"\nb = \"https://example.org/?x\"\n", func(s *settings.Settings) error { return s.AddCatalogue("b", "https://example.org/?x") }},
+		{"the same catalogue", "[catalogues]\na = \"~/a\"\n", "[catalogues]\na = \"~/a\"\n", func(s *settings.Settings) error { return s.AddCatalogue("a", os.Getenv("HOME")+"/a") }},
+		{"a catalogue goes", "[catalogues]\na = \"/a\"\nb = \"/b\"\n", "[catalogues]\nb = \"/b\"\n", func(s *settings.Settings) error { return s.RemoveCatalogue("a") }},
 		{"the same again", "[areas.x]\ndir = '/x'\n", "[areas.x]\ndir = '/x'\n", area("x", "/x")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
