@@ -68,10 +68,13 @@ func (r *Report) add(d Damage) {
 
 // Err returns an error that wraps ErrCorrupt when there is damage.
 func (r *Report) Err() error {
-	if len(r.Damages) == 0 {
+	switch len(r.Damages) {
+	case 0:
 		return nil
+	case 1:
+		return fmt.Errorf("%w: %s", ErrCorrupt, r.Damages[0])
 	}
-	return fmt.Errorf("%w: %d damaged places", ErrCorrupt, len(r.Damages))
+	return fmt.Errorf("%w: %d damaged places, the first: %s", ErrCorrupt, len(r.Damages), r.Damages[0])
 }
 
 // Verify compares every byte of the archive with the digest that covers it. It goes on behind

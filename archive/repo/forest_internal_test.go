@@ -177,7 +177,7 @@ func TestForestCircle(t *testing.T) {
 func shapes(n int) map[string]*Forest {
 	var deep, wide, twins, circles []*Entry
 	for i := 1; i <= n; i++ {
-		parent, root, twin := fmt.Sprint("s", i-1), "s1", fmt.Sprint("t")
+		parent, root, twin := fmt.Sprint("s", i-1), "s1", "t"
 		if i == 1 {
 			parent, root, twin = "", "", ""
 		}

@@ -208,9 +208,6 @@ func (r *Repo) Squash(ctx context.Context, f *Forest, a, b *Entry, o MergeOption
 	if err != nil {
 		return nil, err
 	}
-	if f, err = r.Forest(ctx); err != nil {
-		return res, err
-	}
 	rm, err := r.Remove(ctx, set, RemoveOptions{Reparent: o.Reparent, Pack: o.Pack})
 	if rm != nil {
 		res.Removed, res.Reparented, res.Left = rm.Removed, rm.Reparented, append(res.Left, rm.Left...)

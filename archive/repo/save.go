@@ -251,6 +251,9 @@ func (r *Repo) pack(ctx context.Context, f *Forest, dir string, c *choice, o *Sa
 		return nil, err
 	}
 	po := o.Pack
+	if po.Block == 0 && s.parent == nil && c.reason == ReasonNone {
+		po.Block = f.block() // what it may be like has that
+	}
 	po.Differential = s.parent != nil && o.Kind == Differential
 	if s.parent != nil {
 		m, closer, err := r.ManifestOf(ctx, s.parent)

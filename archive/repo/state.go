@@ -127,6 +127,7 @@ func (s *Scan) Close() error {
 // ScanOptions say how to scan. The zero value reads everything.
 type ScanOptions struct {
 	Parent  *archive.Manifest // whose grids are used; nil: none
+	Block   int64             // bytes; 0: the parent's, or delta.DefaultBlock
 	Exclude []string
 	// TrustTimes with Seen leaves out files that are as Parent has them.
 	TrustTimes bool
@@ -148,7 +149,7 @@ func (r *Repo) ScanDir(ctx context.Context, dir string, o ScanOptions) (*Scan, e
 		return nil, err
 	}
 	plan, err := archive.MakePlan(ctx, dir, archive.PackOptions{
-		Codec: none, Parent: o.Parent, Formats: r.o.Formats, Exclude: o.Exclude, TrustTimes: o.TrustTimes && o.Seen != nil, Seen: o.Seen, Live: o.Live,
+		Codec: none, Parent: o.Parent, Block: o.Block, Formats: r.o.Formats, Exclude: o.Exclude, TrustTimes: o.TrustTimes && o.Seen != nil, Seen: o.Seen, Live: o.Live,
 		Workers: o.Workers, TempDir: o.TempDir, Progress: func(p archive.Progress) {
 			if o.Progress != nil {
 				p.Phase = "scan"
@@ -251,6 +252,9 @@ func (r *Repo) State(ctx context.Context, f *Forest, dir string, o StateOptions)
 		return s, r.quick(ctx, s, base, o.Record)
 	}
 	so := ScanOptions{Parent: base, Exclude: o.Exclude, Live: o.Live, Workers: o.Workers, TempDir: o.TempDir, Progress: o.Progress}
+	if base == nil {
+		so.Block = f.block()
+	}
 	if base != nil && o.TrustTimes {
 		so.TrustTimes, so.Seen = true, o.Record.Seen
 	}
@@ -306,6 +310,15 @@ func (r *Repo) quick(ctx context.Context, s *State, base *archive.Manifest, rec 
 		s.Entry = s.Base
 	}
 	return nil
+}
+
+// block is the size of blocks with which what nothing is known of has the best chance to be recognised: that of the newest
+// entry; 0 when there is none.
+func (f *Forest) block() int64 {
+	if e := f.Latest(""); e != nil {
+		return e.Block
+	}
+	return 0
 }
 
 // ManifestOf opens the manifest of an entry, which must be closed.

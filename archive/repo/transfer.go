@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 
 	"tarvm/archive"
@@ -140,9 +141,10 @@ type ImportOptions struct {
 
 // ImportResult says what was added.
 type ImportResult struct {
-	Entry   *Entry   `json:"entry"`             // the last one of the file
-	Added   []*Entry `json:"added,omitempty"`   // oldest first
-	Present []*Entry `json:"present,omitempty"` // entries whose states were here already
+	Entry    *Entry   `json:"entry"`              // the last one of the file
+	Added    []*Entry `json:"added,omitempty"`    // oldest first
+	Present  []*Entry `json:"present,omitempty"`  // entries whose states were here already
+	Refilled []*Entry `json:"refilled,omitempty"` // of these, those whose archives were not here, and are now
 }
 
 // Import adds the archives in src, one or several one behind the other, the first one first. All of them are verified with
@@ -171,6 +173,12 @@ func (r *Repo) Import(ctx context.Context, src formats.Source, o ImportOptions) 
 		if e := f.ByDigest(m.ID, m.Digest); e != nil {
 			res.Present = append(res.Present, e)
 			res.Entry = e
+			if e.Missing && e.Digest == m.Digest {
+				if err := r.refill(ctx, e, a, io.NewSectionReader(src, off, a.Size()), o); err != nil {
+					return res, err
+				}
+				res.Refilled = append(res.Refilled, e)
+			}
 		} else {
 			fresh, offs = append(fresh, a), append(offs, off)
 		}
@@ -196,6 +204,48 @@ func (r *Repo) Import(ctx context.Context, src formats.Source, o ImportOptions) 
 		res.Entry = e
 	}
 	return res, nil
+}
+
+// refill puts the archive of an entry into its place, from which it has gone.
+func (r *Repo) refill(ctx context.Context, e *Entry, a *archive.Archive, src io.Reader, o ImportOptions) error {
+	rep, err := a.Verify(ctx, archive.VerifyOptions{Workers: o.Workers, Progress: o.Progress})
+	if err == nil {
+		err = rep.Err()
+	}
+	if err != nil {
+		return err
+	}
+	name, err := nameOf(e)
+	if err != nil {
+		return err
+	}
+	up, err := r.m.Create(ctx)
+	if err != nil {
+		return err
+	}
+	defer up.Abort()
+	if _, err := io.Copy(up, contextReader{ctx, src}); err != nil {
+		return err
+	}
+	unlock, err := r.lock(ctx, "import")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := r.Forest(ctx)
+	if err != nil {
+		return err
+	}
+	if now := f.byNumber[e.Number]; now == nil || now.File != e.File || !now.Missing {
+		return nil // it has gone, or somebody was faster
+	}
+	if err := up.Commit(ctx, name.archive()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if f, err = r.Forest(ctx); err != nil {
+		return err
+	}
+	return r.writeIndex(ctx, f)
 }
 
 // verifyImport compares every byte of new archives, and rebuilds the last of their entries.

@@ -84,3 +84,43 @@ func TestRestoreTrustsTimes(t *testing.T) {
 		t.Fatal("content differs", err)
 	}
 }
+
+// An entry whose archive was lost has it again when it is imported.
+func TestImportRefills(t *testing.T) {
+	ctx := t.Context()
+	dir := t.TempDir()
+	r := open(t, filepath.Join(dir, "repo"))
+	vm := filepath.Join(dir, "vm")
+	if err := os.Mkdir(vm, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(vm, "disk.raw"), noise(1<<20, 9))
+	s, err := r.Save(ctx, vm, repo.SaveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "repo", filepath.FromSlash(s.Entry.File))
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	f := mustForest(t, r)
+	if !f.Entries[0].Missing {
+		t.Fatal("a missing archive is not noticed")
+	}
+	var off *repo.OfflineError
+	if _, err := r.Restore(ctx, f, f.Entries[0], filepath.Join(dir, "out"), repo.RestoreOptions{}); !errors.As(err, &off) {
+		t.Fatal(err)
+	}
+	im, err := r.Import(ctx, bytes.NewReader(b), repo.ImportOptions{})
+	if err != nil || len(im.Refilled) != 1 || len(im.Added) != 0 {
+		t.Fatalf("%v %+v", err, im)
+	}
+	f = mustForest(t, r)
+	if _, err := r.Restore(ctx, f, f.Entries[0], filepath.Join(dir, "out"), repo.RestoreOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
