@@ -478,9 +478,17 @@ func (o *SaveOptions) leaveMemory(ctx context.Context, dir string) error {
 	quote := strings.NewReplacer("*", "\\*", "?", "\\?", "[", "\\[", "\\", "\\\\")
 	o.Pack.Exclude = slices.Clone(o.Pack.Exclude)
 	for i := range entries {
-		if e := &entries[i]; e.Role == manifest.RoleMemory && e.Type != manifest.Dir {
+		if e := &entries[i]; e.Role == manifest.RoleMemory && e.Type != manifest.Dir && !onlyDevices(e, entries) {
 			o.Pack.Exclude = append(o.Pack.Exclude, "/"+quote.Replace(string(e.Path)))
 		}
 	}
 	return nil
+}
+
+// onlyDevices reports whether e is the state of VMware's devices for a snapshot that has no memory, which the product needs
+// to go back to it: a small .vmsn without a .vmem.
+func onlyDevices(e *vmdir.Entry, entries []vmdir.Entry) bool {
+	const most = 16 << 20
+	stem, ok := strings.CutSuffix(string(e.Path), ".vmsn")
+	return ok && e.Size < most && !slices.ContainsFunc(entries, func(x vmdir.Entry) bool { return string(x.Path) == stem+".vmem" })
 }

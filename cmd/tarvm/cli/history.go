@@ -245,7 +245,7 @@ func (p *program) tree(ctx context.Context, project string, o *repoFlags) error 
 		if b.Len() > 0 {
 			b.WriteString("\n")
 		}
-		drawTree(&b, f, root, here)
+		drawTree(&b, f.Children, root, here)
 	}
 	if len(f.Entries) == 0 {
 		p.noEntries(s)
@@ -279,7 +279,7 @@ func inProject(f *repo.Forest, root *repo.Entry, project string) bool {
 const drawDepth = 40
 
 // drawTree draws a tree without recursion, as chains may be long. A single child continues its parent's line.
-func drawTree(b *strings.Builder, f *repo.Forest, root *repo.Entry, here map[int][]string) {
+func drawTree(b *strings.Builder, children func(*repo.Entry) []*repo.Entry, root *repo.Entry, here map[int][]string) {
 	type node struct {
 		e     *repo.Entry
 		above string // what is left of its own branch
@@ -292,7 +292,7 @@ func drawTree(b *strings.Builder, f *repo.Forest, root *repo.Entry, here map[int
 		todo = todo[:len(todo)-1]
 		e := n.e
 		line := fmt.Sprintf("%s%s%s %s  %s  %s", n.above, n.own, e.Ref(), entryName(e), clock(e.Time), e.Kind)
-		if n.above == "" && n.own == "" && f.Parent(e) == nil {
+		if e == root {
 			line += "  " + quoted(e.Project)
 			if e.Parent != nil {
 				line += fmt.Sprintf("  (on %s, which is not here)", e.Parent.ID.Short())
@@ -315,7 +315,7 @@ func drawTree(b *strings.Builder, f *repo.Forest, root *repo.Entry, here map[int
 		if r := []rune(below); len(r) > width*drawDepth {
 			below = "…  " + string(r[len(r)-width*(drawDepth-1):])
 		}
-		kids := f.Children(e)
+		kids := children(e)
 		for i, k := range slices.Backward(kids) {
 			c := node{e: k, above: below, own: "├─ "}
 			switch {

@@ -157,7 +157,7 @@ type mergeFlags struct {
 func (p *program) mergeCommand() *cobra.Command {
 	var o mergeFlags
 	cmd := &cobra.Command{
-		Use:   "merge ENTRY | merge --squash A..B",
+		Use:   "merge {ENTRY | --squash A..B}",
 		Short: "Make a full entry out of a chain, without the machine",
 		Long: `Gives ENTRY an archive that builds on no other (with --differential: on the full one of its tree). The entry keeps its number
 and id, what builds on it builds on it still, and its ancestors may go. The new archive is what packing the same files

@@ -211,12 +211,11 @@ func (p *program) findDisk(s *source, arg string, o *sourceFlags) error {
 
 // bare makes a machine of drives, whose places are chosen here.
 func (p *program) bare(s *source, d *layers.Dir, fsys fs.FS, drives []machine.Drive, o *sourceFlags, oo target.OpenOptions) error {
-	first := drives[0].Media.Path
-	if i := slices.IndexFunc(drives, func(d machine.Drive) bool { return d.Kind == machine.Disk }); i >= 0 {
-		first = drives[i].Media.Path
-	} else {
+	i := slices.IndexFunc(drives, func(d machine.Drive) bool { return d.Kind == machine.Disk })
+	if i < 0 {
 		return hint(usage(fmt.Errorf("%s: an optical disc, and no disk", s.name)), "--disk FILE")
 	}
+	first := drives[i].Media.Path
 	m := &machine.Machine{
 		Name:     strings.TrimSuffix(path.Base(first), path.Ext(first)),
 		Memory:   machine.Memory{Bytes: int64(o.memory)},

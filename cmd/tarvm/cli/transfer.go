@@ -153,6 +153,9 @@ func (p *program) importEntry(ctx context.Context, arg string, c *chainFlags, o 
 		}
 		return p.printf("%s: %s in project %s\n", printable(out.Saved.Entry.String()), out.Saved.Entry.Kind, out.Saved.Entry.Project)
 	}
+	for _, e := range out.Refilled {
+		p.note("%s has its archive again", e)
+	}
 	for _, e := range out.Present {
 		p.note("%s is here already", e)
 	}
