@@ -82,6 +82,9 @@ func (d *Dir) List(ctx context.Context, dir string) ([]Name, error) {
 	}
 	defer f.Close()
 	list, err := f.ReadDir(-1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it was removed while it was read
+	}
 	if err != nil {
 		return nil, err
 	}

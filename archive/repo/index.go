@@ -244,7 +244,7 @@ func (r *Repo) load(ctx context.Context, c *cache) (*Forest, []*present, error) 
 		if last != nil && last.Number == x.name.number {
 			if r.replaced(ctx, x, last) {
 				old = append(old, x)
-			} else {
+			} else if r.listed(ctx, x) { // or a writer has just removed it
 				f.Problems = append(f.Problems, Problem{File: x.path, What: fmt.Sprintf("has the number of %s", last.File)})
 			}
 			continue

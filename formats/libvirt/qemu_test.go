@@ -86,7 +86,6 @@ func emulated(b []byte) []byte {
 // machines, models, addresses, firmware.
 func TestQEMU(t *testing.T) {
 	formatstest.OneGoroutine(t)
-	t.Parallel()
 	dir := embeddedDir(t)
 	type tried struct {
 		script string

@@ -96,7 +96,7 @@ Several machines, or all of a package, become a collection in one OVF package, c
 has the disks of another state of the machine, and of the machine's own disks what differs from these
 (ovf:parentRef); tarvm import makes whole disks of them, other importers mostly refuse them.
 
-An entry of the repository (#3) is a source like others. Without --to, into a file that is named like an archive, its whole
+An entry of the repository (#3) is a source like others. Without --to, into a file that is not named like a form, its whole
 chain is written, one archive behind the other, as tarvm import and tarvm unpack - take it; --full makes one archive of it,
 --have writes what somebody lacks who has an earlier one.
 
@@ -226,7 +226,7 @@ func (p *program) exportOptions(o *exportFlags, t target.Target) (target.Options
 }
 
 func (p *program) export(ctx context.Context, args []string, o *exportFlags) error {
-	if o.toArchive(p) {
+	if o.toArchive(p, args[0]) {
 		if len(args) > 1 {
 			return usage(errors.New("one entry at a time goes into an archive"))
 		}

@@ -23,6 +23,7 @@ import (
 type file struct {
 	path   string
 	closer io.Closer
+	entry  *repo.Entry      // nil: it is no entry of a repository
 	arch   *archive.Archive // nil: a manifest beside an archive
 	man    *archive.Manifest
 }
@@ -110,7 +111,7 @@ func (s *shelf) entry(ctx context.Context, text string) (*file, error) {
 	s.whole = true
 	var last *file
 	for _, x := range slices.Backward(path) {
-		o := &file{path: ses.Where(ctx, x)}
+		o := &file{path: ses.Where(ctx, x), entry: x}
 		a, closer, err := ses.Archive(ctx, x)
 		var off *repo.OfflineError
 		switch {

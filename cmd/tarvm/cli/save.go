@@ -132,6 +132,9 @@ func (p *program) save(ctx context.Context, a []string, o *saveFlags) error {
 	} else if !st.IsDir() {
 		return usage(fmt.Errorf("%s: is not a directory", area.Dir))
 	}
+	if list, err := os.ReadDir(area.Dir); err == nil && len(list) == 0 && !o.force {
+		return hint(fmt.Errorf("%s: is empty: there is nothing to save", area.Dir), "put a machine into it; --force saves it as it is")
+	}
 	f, err := s.forest(ctx)
 	if err != nil {
 		return err

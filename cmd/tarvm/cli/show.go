@@ -19,7 +19,7 @@ func (p *program) showCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ARCHIVE",
 		Short: "Describe an archive and its chain",
-		Long: `Says what an archive, or a manifest, holds: name, note, labels, id, statistics, and the chain of archives on which it
+		Long: `Says what an archive, a manifest, or an entry of the repository (#3), holds: name, note, labels, id, statistics, and the chain of archives on which it
 builds, as far as they or their manifests are found beside it or in a --search directory.`,
 		Args: args(1, 1, "one archive or manifest"),
 		RunE: func(cmd *cobra.Command, a []string) error { return p.show(cmd.Context(), a[0], search) },
@@ -32,6 +32,8 @@ builds, as far as they or their manifests are found beside it or in a --search d
 // description is what show writes with --json.
 type description struct {
 	File     string         `json:"file"`
+	Number   int            `json:"number,omitempty"` // of an entry of the repository
+	Project  string         `json:"project,omitempty"`
 	ID       delta.Digest   `json:"id"`
 	Digest   delta.Digest   `json:"digest"` // of manifest.json
 	Entry    manifest.Entry `json:"entry"`
@@ -82,6 +84,9 @@ func (p *program) show(ctx context.Context, path string, search []string) error 
 	d := &description{File: path, ID: f.man.ID, Digest: f.man.Digest, Entry: f.man.Entry, Stats: f.man.Stats, Roles: roles(f.man.Snapshot), Disks: activeDisks(f.man.Snapshot)}
 	if f.arch != nil {
 		d.Encoded = f.arch.Size()
+	}
+	if f.entry != nil {
+		d.File, d.Number, d.Project = f.path, f.entry.Number, f.entry.Project
 	}
 	line, missing, err := s.lineage(ctx, f)
 	if err != nil {
@@ -143,6 +148,9 @@ func (d *description) text() string {
 		fmt.Fprintf(&b, "%-9s %s\n", key, fmt.Sprintf(format, args...))
 	}
 	e, st := &d.Entry, &d.Stats
+	if d.Number > 0 {
+		line("entry", "#%d, project %s", d.Number, quoted(d.Project))
+	}
 	line("name", "%s", quoted(e.Name))
 	if e.Note != "" {
 		line("note", "%s", quoted(e.Note))
@@ -152,6 +160,9 @@ func (d *description) text() string {
 	}
 	line("kind", "%s", e.Kind)
 	line("time", "%s", stamp(e.Time))
+	if m := e.Machine; m != nil {
+		line("machine", "%s, uuid %s", quoted(m.Name), quoted(m.UUID))
+	}
 	if e.Live {
 		line("live", "packed while the machine may have been running")
 	}

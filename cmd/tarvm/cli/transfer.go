@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,9 +33,20 @@ func (o *chainFlags) registerExport(cmd *cobra.Command) {
 	f.StringVar(&o.have, "have", "", "of an entry, into an archive: only what somebody lacks who has the entry of the manifest `FILE`")
 }
 
-// toArchive reports whether the output is an archive of tarvm, and not a form of others.
-func (o *exportFlags) toArchive(p *program) bool {
-	return o.to == "" && (o.full || o.have != "" || o.out != "-" && codec.ForPath(p.codecs, o.out) != nil)
+// toArchive reports whether the output is an archive of tarvm, and not a form of others: it is called like one, or it is
+// called like no form and the source is no file.
+func (o *exportFlags) toArchive(p *program, source string) bool {
+	switch {
+	case o.to != "":
+		return false
+	case o.full || o.have != "" || codec.ForPath(p.codecs, o.out) != nil:
+		return true
+	}
+	if t, err := p.target(o); err == nil && t != nil {
+		return false
+	}
+	_, err := os.Lstat(source)
+	return strings.HasPrefix(source, "#") || errors.Is(err, fs.ErrNotExist)
 }
 
 // exportEntry writes an entry's chain into one file.
