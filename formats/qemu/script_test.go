@@ -77,8 +77,14 @@ func run(t *testing.T, dir string, env []string, commands ...string) string {
 	cmd.WaitDelay = time.Second
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	// A file, because it takes everything at once: what a pipe is too slow for, "quit" takes with it.
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd.Stdout = file
+	if err := cmd.Run(); err != nil {
 		text, _ := os.ReadFile(filepath.Join(dir, "start.sh"))
 		t.Fatalf("%v\n%s\n%s", err, stderr.Bytes(), text)
 	}
@@ -86,6 +92,10 @@ func run(t *testing.T, dir string, env []string, commands ...string) string {
 		if !strings.Contains(line, "warning: nic ") { // a cable that leads nowhere
 			t.Errorf("QEMU says %s", line)
 		}
+	}
+	out, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
 	}
 	return string(out)
 }
