@@ -80,7 +80,7 @@ func (p *program) openRepo(ctx context.Context, o *repoFlags, given settings.Giv
 	}
 	s.Repo, err = repo.OpenDir(ctx, s.sel.Repository.Dir, p.repoOptions(o))
 	if errors.Is(err, repo.ErrNoRepository) {
-		err = hint(err, "tarvm init --repo %s makes one", s.sel.Repository.Dir)
+		err = hint(err, "is its disk there? tarvm init --repo %s makes a new one", s.sel.Repository.Dir)
 	}
 	return s, err
 }

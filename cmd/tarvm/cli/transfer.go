@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +85,9 @@ func (p *program) exportEntry(ctx context.Context, arg string, o *exportFlags) e
 		}
 		defer h.closer.Close()
 		eo.Have = h.man
+	}
+	if o.dryRun {
+		return s.planExport(f, e, o, eo)
 	}
 	began := time.Now()
 	out, err := p.output(o.out, o.force)
@@ -276,4 +280,31 @@ func (p *program) importMachine(ctx context.Context, s *session, arg string, so 
 	}
 	r, err := s.Save(ctx, vm, so)
 	return r, plainPath(err)
+}
+
+// planExport says what an export of an entry would write.
+func (s *session) planExport(f *repo.Forest, e *repo.Entry, o *exportFlags, eo repo.ExportOptions) error {
+	path, err := f.Path(e)
+	if err != nil {
+		return err
+	}
+	r := repo.ExportResult{Entry: e, Entries: path}
+	made := eo.Full
+	if eo.Have != nil {
+		i := slices.IndexFunc(path, func(p *repo.Entry) bool { return p.ID == eo.Have.ID })
+		r.Entries, made = path[i+1:], i < 0
+	}
+	if made {
+		r.Entries = nil
+	}
+	for _, x := range r.Entries {
+		r.Bytes += x.Size
+	}
+	switch {
+	case s.p.json:
+		return s.p.writeJSON(&r)
+	case made:
+		return s.p.printf("%s: an archive would be made of %s\n", o.out, printable(e.String()))
+	}
+	return s.p.printf("%s: would get %s, %s\n", o.out, numbers(r.Entries), size(r.Bytes))
 }
