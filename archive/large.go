@@ -21,6 +21,7 @@ type large struct {
 	extents []delta.Extent
 	pm      *manifest.Member // increments: the parent's file of this path, nil: there is none
 	pt      *delta.Table     // its digests, nil: none on this grid
+	known   *delta.Table     // the file's own digests, nil: they are computed
 
 	m       manifest.Member
 	short   bool
@@ -64,6 +65,11 @@ func (k *packer) produceLarge(i int, emit emitFunc) error {
 	if l.pm = k.parent(&l.m); l.pm != nil && l.pm.Grid(k.Entry.Block) == l.grid {
 		if l.pt, err = k.o.Parent.Table(l.pm); err != nil {
 			return fmt.Errorf("parent's manifest: %s: %w", e.Path, err)
+		}
+	}
+	if f, ok := l.f.(KnownFile); ok {
+		if l.known, err = f.Known(l.grid, k.skips(l)); err != nil {
+			return err
 		}
 	}
 	if err := emit(func() (func() error, error) {
@@ -168,11 +174,10 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 		} else {
 			p.data = (*c.buf)[at-off : to-off]
 		}
-		if err := l.read(&p); err != nil {
+		first := l.grid.Index(at)
+		if err := k.readPiece(l, &p, first); err != nil {
 			return nil, err
 		}
-		first := l.grid.Index(at)
-		k.digest(&p, l.grid, first)
 		if !inc {
 			p.sums = k.allSums(&p, l.grid, first, size)
 			c.data = (*c.buf)[:to-off]
@@ -194,6 +199,66 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 		return k.addUnits(l, c)
 	}, nil
 }
+
+// skips returns the digests with which blocks of l are the parent's without a look, if their digests are known: all that
+// an increment says of them is in the parent's manifest. It is nil when that has no sums.
+func (k *packer) skips(l *large) *delta.Table {
+	if k.o.Parent == nil || k.o.Parent.local == nil {
+		return nil
+	}
+	return l.pt
+}
+
+// readPiece gives p its digests, and reads what is needed of its bytes.
+func (k *packer) readPiece(l *large, p *chunk, first int64) error {
+	if k.o.Parent != nil {
+		p.parent = make([]delta.Digest, l.grid.Index(p.off+int64(len(p.data))-1)-first+1)
+		var err error
+		if p.inParent, err = l.parentDigests(first, p.parent); err != nil {
+			return err
+		}
+	}
+	if l.known == nil {
+		if err := l.read(p); err != nil {
+			return err
+		}
+		k.digest(p, l.grid, first)
+		return nil
+	}
+	p.digests = make([]delta.Digest, l.grid.Index(p.off+int64(len(p.data))-1)-first+1)
+	if err := l.known.Read(first, p.digests); err != nil {
+		return fmt.Errorf("%s: %w", l.m.Path, err)
+	}
+	if k.o.Parent == nil {
+		return l.read(p)
+	}
+	skip := k.skips(l) != nil
+	from := int64(-1) // what is to be read begins there
+	flush := func(to int64) error {
+		if from < 0 {
+			return nil
+		}
+		q := chunk{off: from, data: p.data[from-p.off : to-p.off]}
+		from = -1
+		err := l.read(&q)
+		p.short = p.short || q.short
+		return err
+	}
+	for j, d := range p.digests {
+		off, _ := l.grid.Range(first+int64(j), l.m.Size)
+		if d.IsZero() || skip && p.isParents(j) {
+			if err := flush(off); err != nil {
+				return err
+			}
+		} else if from < 0 {
+			from = off
+		}
+	}
+	return flush(p.off + int64(len(p.data)))
+}
+
+// isParents reports whether the parent has block j in the same place.
+func (c *chunk) isParents(j int) bool { return j < c.inParent && c.digests[j] == c.parent[j] }
 
 // buffers are kept for the next one who needs some.
 type buffers struct{ sync.Pool }
@@ -265,7 +330,7 @@ func (k *packer) hole(l *large, off, end int64) (func() error, error) {
 		pd := make([]delta.Digest, min(count, batch))
 		for i := int64(0); i < count; i += batch {
 			b := pd[:min(batch, count-i)]
-			if err := l.parentDigests(first+i, b); err != nil {
+			if _, err := l.parentDigests(first+i, b); err != nil {
 				return nil, err
 			}
 			for j := range b {
@@ -285,23 +350,23 @@ func (k *packer) hole(l *large, off, end int64) (func() error, error) {
 	}, nil
 }
 
-// parentDigests reads the parent's digests of the blocks from first on. Where the parent has no
-// such block, the digest is one that nothing has.
-func (l *large) parentDigests(first int64, dst []delta.Digest) error {
+// parentDigests reads the parent's digests of the blocks from first on, and returns how many of them the parent has. The
+// others get a digest that nothing has.
+func (l *large) parentDigests(first int64, dst []delta.Digest) (int, error) {
 	none := delta.Digest{31: 1}
 	n := int64(0)
 	if l.pt != nil {
 		n = max(0, min(int64(len(dst)), l.pt.Grid.Count(l.pt.Size)-first))
 		if n > 0 {
 			if err := l.pt.Read(first, dst[:n]); err != nil {
-				return fmt.Errorf("parent's manifest: %s: %w", l.m.Path, err)
+				return 0, fmt.Errorf("parent's manifest: %s: %w", l.m.Path, err)
 			}
 		}
 	}
 	for i := n; i < int64(len(dst)); i++ {
 		dst[i] = none
 	}
-	return nil
+	return int(n), nil
 }
 
 // zeroKind is the operation for zeros up to end, where the parent's block has the digest pd.
@@ -322,11 +387,7 @@ func (c *chunk) add(u unit) {
 
 // compare finds out, for an increment, what the parent has of the blocks of c.
 func (k *packer) compare(l *large, c *chunk, first int64) error {
-	pd := make([]delta.Digest, len(c.digests))
-	if err := l.parentDigests(first, pd); err != nil {
-		return err
-	}
-	par := k.o.Parent
+	par, pd := k.o.Parent, c.parent
 	for j := 0; j < len(c.digests); j++ {
 		off, n := l.grid.Range(first+int64(j), l.m.Size)
 		d := c.digests[j]
@@ -339,7 +400,7 @@ func (k *packer) compare(l *large, c *chunk, first int64) error {
 		if err != nil {
 			return err
 		}
-		if d == pd[j] {
+		if c.isParents(j) {
 			c.add(unit{kind: delta.Same, n: n})
 			if old != nil {
 				c.sums = append(c.sums, old...)

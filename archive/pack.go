@@ -368,6 +368,9 @@ type chunk struct {
 	sums    []delta.FindSum // subs for each digest that is not zero
 	units   []unit          // increments only
 	short   bool            // the file ended early
+
+	parent   []delta.Digest // increments only: the parent's digests
+	inParent int            // so many of the blocks the parent has
 }
 
 // unit is a run of bytes of one kind.

@@ -44,6 +44,15 @@ type TreeFile interface {
 	Changed(e *vmdir.Entry) (bool, error)
 }
 
+// A KnownFile is a TreeFile whose digests are known before it is read. What it reads was compared with them.
+type KnownFile interface {
+	TreeFile
+	// Known returns the digests of the file's blocks, nil unless they are known on grid g. It is called at most once, before
+	// anything is read. Blocks that parent (nil: none) has with the same digest in the same place will not be read, and
+	// neither will blocks of zeros.
+	Known(g delta.Grid, parent *delta.Table) (*delta.Table, error)
+}
+
 // A Listing is what a Tree holds.
 type Listing struct {
 	Entries []vmdir.Entry

@@ -100,8 +100,8 @@ func (j *jumpy) open(t *testing.T) (f *File, frames int, reads *atomic.Int64) {
 // idle checks that nothing is expected or kept.
 func (a *ahead) idle(t *testing.T) {
 	t.Helper()
-	if len(a.blocks)+len(a.frames)+len(a.held) != 0 || a.used != 0 {
-		t.Errorf("%d blocks, %d frames, %d buffers, %d bytes are left", len(a.blocks), len(a.frames), len(a.held), a.used)
+	if len(a.blocks)+len(a.frames)+len(a.held) != 0 || a.pages.used != 0 {
+		t.Errorf("%d blocks, %d frames, %d buffers, %d bytes are left", len(a.blocks), len(a.frames), len(a.held), a.pages.used)
 	}
 }
 
@@ -113,7 +113,7 @@ func TestAhead(t *testing.T) {
 		for _, most := range []int64{0, 20 * testBlock, testBlock, 1} {
 			t.Run(fmt.Sprint(workers, "workers", most), func(t *testing.T) {
 				f, frames, reads := j.open(t)
-				f.c.ahead.most = most
+				f.c.ahead.pages.most = most
 				order := rand.New(rand.NewPCG(1, 2)).Perm(int(f.b.count()))
 				x := f.Ahead()
 				for _, i := range order {
@@ -153,6 +153,40 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+// TestPages: there are so many pages and not more, each is given to one, and memory is used again.
+func TestPages(t *testing.T) {
+	g := pages{most: 3<<20 + 5000}
+	rnd := rand.New(rand.NewPCG(5, 6))
+	var all [][]int32
+	owner := make(map[int32]bool)
+	for range 10000 {
+		if p := g.take(1 + rnd.Int64N(300<<10)); p != nil {
+			for _, i := range p {
+				if owner[i] || len(g.page(i)) != pageSize {
+					t.Fatalf("page %d was given twice, or has %d bytes", i, len(g.page(i)))
+				}
+				owner[i] = true
+			}
+			all = append(all, p)
+		} else if len(all) == 0 {
+			t.Fatal("no page is left")
+		} else {
+			k := rnd.IntN(len(all))
+			for _, i := range all[k] {
+				delete(owner, i)
+			}
+			g.give(all[k])
+			all = slices.Delete(all, k, k+1)
+		}
+		if g.used != int64(len(owner))*pageSize || g.used > g.most {
+			t.Fatalf("%d bytes in use of %d, %d pages", g.used, g.most, len(owner))
+		}
+	}
+	if n := int64(len(g.slabs)) * slabSize; n > g.most+slabSize {
+		t.Errorf("%d bytes of slabs for %d", n, g.most)
+	}
+}
+
 // TestAheadForgets: what was expected is forgotten at the end, what another reader expects is not, and nonsense is not
 // expected.
 func TestAheadForgets(t *testing.T) {
@@ -178,7 +212,7 @@ func TestAheadForgets(t *testing.T) {
 	y.Close()
 	y.Close()
 	a.idle(t)
-	if a.free != nil {
+	if a.pages.slabs != nil {
 		t.Error("buffers are kept for nobody")
 	}
 }

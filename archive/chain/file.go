@@ -83,8 +83,8 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	if off >= size {
 		return 0, io.EOF
 	}
-	if f.once.Do(func() { f.err = f.b.check() }); f.err != nil {
-		return 0, f.e.fail(f.b.m, -1, f.err)
+	if err := f.check(); err != nil {
+		return 0, err
 	}
 	n := int(min(int64(len(p)), size-off))
 	done := 0
@@ -99,6 +99,14 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 		return done, io.EOF
 	}
 	return done, nil
+}
+
+// check compares the table of blocks with the member's digest, once.
+func (f *File) check() error {
+	if f.once.Do(func() { f.err = f.b.check() }); f.err != nil {
+		return f.e.fail(f.b.m, -1, f.err)
+	}
+	return nil
 }
 
 // readBlocks reads at least one byte of p.

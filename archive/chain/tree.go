@@ -11,7 +11,6 @@ import (
 	"tarvm/archive"
 	"tarvm/archive/vmdir"
 	"tarvm/delta"
-	"tarvm/formats"
 	"tarvm/manifest"
 )
 
@@ -30,8 +29,8 @@ var errExclude = errors.New("nothing can be left out of an entry that is packed 
 //   - That a file was torn when it was packed.
 //   - User and group names, which a directory has from the system at hand.
 //
-// Every block that is read is compared with its digest; an error names the file and the entry. PackOptions.Exclude is
-// refused. There are no locks, and nothing changes; what this machine saw of files is not known, so that a later pack that
+// Every block that is read is compared with its digest; an error names the file and the entry. What an increment's new
+// parent has in the same place is not read. PackOptions.Exclude is refused. There are no locks, and nothing changes; what this machine saw of files is not known, so that a later pack that
 // trusts times will read them once.
 func Tree(c *Chain, k int) archive.Tree {
 	return &tree{c: c, k: k, e: c.entries[k]}
@@ -127,7 +126,7 @@ func (t *tree) Open(e *vmdir.Entry) (archive.TreeFile, error) {
 	if f.Size() < expectMin {
 		return &treeFile{f}, nil
 	}
-	return &treeReader{treeFile: treeFile{f}, ahead: f.Ahead()}, nil
+	return &treeReader{treeFile: treeFile{f}, ahead: &fileAhead{f: f}}, nil
 }
 
 // Refresh implements archive.Tree; nothing changes.
@@ -139,6 +138,17 @@ func (t *tree) FS() fs.FS { return &treeFS{&chainFS{c: t.c, k: t.k, e: t.e}} }
 // A treeFile is a File with the holes that were recorded, and not those that its blocks let on: what is packed, and what is
 // read again for the id of a disk, goes by holes as a directory has them.
 type treeFile struct{ *File }
+
+// Known implements archive.KnownFile.
+func (f *treeFile) Known(g delta.Grid, _ *delta.Table) (*delta.Table, error) {
+	if f.b.t == nil || f.b.t.Grid != g {
+		return nil, nil
+	}
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	return f.b.t, nil
+}
 
 // Extents implements archive.TreeFile.
 func (f *treeFile) Extents(*vmdir.Entry) ([]delta.Extent, error) {
@@ -170,8 +180,17 @@ type treeReader struct {
 	treeFile
 
 	mu       sync.Mutex
-	ahead    formats.Ahead
+	ahead    *fileAhead
 	expected int64 // up to here it was said
+}
+
+// Known implements archive.KnownFile.
+func (f *treeReader) Known(g delta.Grid, parent *delta.Table) (*delta.Table, error) {
+	t, err := f.treeFile.Known(g, parent)
+	if t != nil {
+		f.ahead.skip = parent
+	}
+	return t, err
 }
 
 // ReadAt implements io.ReaderAt.

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -367,6 +368,80 @@ func TestTreeGrids(t *testing.T) {
 	full := open(t, got.out)
 	if _, err := NewFor(id, []*archive.Archive{full}); err != nil {
 		t.Error(err)
+	}
+}
+
+// watched reads an archive, and knows which bytes were read.
+type watched struct {
+	*bytes.Reader
+	mu   sync.Mutex
+	read map[int64]bool // by block of 512 bytes
+}
+
+func (w *watched) ReadAt(p []byte, off int64) (int, error) {
+	w.mu.Lock()
+	for at := off / 512; at <= (off+int64(len(p))-1)/512; at++ {
+		w.read[at] = true
+	}
+	w.mu.Unlock()
+	return w.Reader.ReadAt(p, off)
+}
+
+// TestTreeUnread: of an increment, blocks that the new parent has in the same place are not read out of the chain; without
+// the parent's sums they are, because the new manifest needs theirs.
+func TestTreeUnread(t *testing.T) {
+	dir := t.TempDir()
+	disk := make([]byte, 4<<20)
+	rand.NewChaCha8([32]byte{45}).Read(disk)
+	s := tell(t, dir, "none", 3, func(k int) {
+		if k > 0 {
+			rand.NewChaCha8([32]byte{byte(k)}).Read(disk[k<<20:][:100<<10])
+		}
+		if err := os.WriteFile(filepath.Join(dir, "disk.img"), disk, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	var b bytes.Buffer
+	if err := s.archs[0].WriteManifest(&b); err != nil {
+		t.Fatal(err)
+	}
+	bare, err := archive.OpenManifest(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, parent := range []*archive.Manifest{s.sides[0], bare} {
+		w := &watched{Reader: bytes.NewReader(s.raw[0].out), read: make(map[int64]bool)}
+		base, err := archive.Open(w, codecs.Codecs())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := New([]*archive.Archive{base, s.archs[1], s.archs[2]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := merge(c, 2, treeOptions("none", 2, parent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			sameBytes(t, "increment", got, s.incs[2][0], true)
+		} else {
+			want := fresh(t, dir, treeOptions("none", 2, parent))
+			sameBytes(t, "increment on a manifest without sums", got, want, true)
+		}
+		m := base.Manifest().Find("disk.img")
+		n := int64(0)
+		for at := m.Stored.Body; at < m.Stored.Body+m.Stored.Bytes; at += 512 {
+			if w.read[at/512] {
+				n += 512
+			}
+		}
+		// The first bytes tell the format. Two changed places touch four blocks, of which the base has a part.
+		if most := int64(512 << 10); i == 0 && n > most {
+			t.Errorf("%d of %d bytes of the base were read, want %d at most", n, m.Stored.Bytes, most)
+		} else if i == 1 && n < m.Stored.Bytes-most {
+			t.Errorf("%d of %d bytes of the base were read: this tests nothing", n, m.Stored.Bytes)
+		}
 	}
 }
 

@@ -91,7 +91,8 @@ func (r *Repo) packEntry(ctx context.Context, f *Forest, rd *Reading, e, parent 
 	return s, r.write(ctx, s, plan, po.TempDir)
 }
 
-// verifyNew reads an archive that has no name yet, and rebuilds the entry from it.
+// verifyNew reads an archive that has no name yet and, unless it holds all of the entry, rebuilds the entry from it and what
+// it builds on: that was not read to make it.
 func (r *Repo) verifyNew(ctx context.Context, f *Forest, s *saving, po archive.PackOptions) error {
 	b, err := s.archive.Open(ctx)
 	if err != nil {
@@ -106,19 +107,17 @@ func (r *Repo) verifyNew(ctx context.Context, f *Forest, s *saving, po archive.P
 	if err == nil {
 		err = rep.Err()
 	}
-	if err != nil {
+	if err != nil || s.parent == nil {
 		return err
 	}
 	as := []*archive.Archive{a}
-	if s.parent != nil {
-		rd, err := r.Read(ctx, f, s.parent)
-		if err != nil {
-			return err
-		}
-		defer rd.Close()
-		for i := range rd.Len() {
-			as = append(as, rd.Chain.Entry(i))
-		}
+	rd, err := r.Read(ctx, f, s.parent)
+	if err != nil {
+		return err
+	}
+	defer rd.Close()
+	for i := range rd.Len() {
+		as = append(as, rd.Chain.Entry(i))
 	}
 	c, err := chain.NewFor(a.Manifest().Digest, as)
 	if err != nil {

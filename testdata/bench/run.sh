@@ -36,6 +36,7 @@ if [ -n "$tarvm" ] && [ -x "$tarvm" ]; then
 else
   say "NO TARVM at ${TARVM:-bin/tarvm} (make build): only the others are measured"
 fi
+export XDG_CONFIG_HOME=$T/config XDG_STATE_HOME=$T/state
 export RESTIC_PASSWORD=x RESTIC_CACHE_DIR=$T/restic-cache GOMAXPROCS=2
 export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
 pin=()
@@ -209,6 +210,27 @@ casync_at() { # STATE
   mv "$r.new" "$r"
 }
 
+# repo_at STATE: the same with tarvm, and with what it remembers of the directories.
+repo_at() {
+  local r=$T/repo.$1 d
+  [ ! -d "$r" ] || return 0
+  rm -rf "$r.new" "$XDG_STATE_HOME"
+  if [ "$1" = S0 ]; then
+    tarvm init --repo "$r.new" --name main -q || return 1
+    rm -rf "$XDG_CONFIG_HOME" # each --repo says where it is
+  else
+    repo_at "$(before "$1")" && cp -a "$T/repo.$(before "$1")" "$r.new" && d=$(dir "$1") || return 1
+    tarvm save "$d" --repo "$r.new" --project p --time @0 -q || return 1
+    cp -a "$XDG_STATE_HOME" "$r.new.state" && rm -rf "$r.state" && mv "$r.new.state" "$r.state" || return 1
+  fi
+  mv "$r.new" "$r"
+}
+# repo_copy STATE: a copy as T/p, to be changed.
+repo_copy() {
+  repo_at "$1" && rm -rf "$T/p" "$XDG_STATE_HOME" && cp -a "$T/repo.$1" "$T/p" || return 1
+  [ ! -d "$T/repo.$1.state" ] || cp -a "$T/repo.$1.state" "$XDG_STATE_HOME"
+}
+
 borgs=("default:buzhash,19,23,21,4095" "64 KiB:fixed,65536")
 # step FROM TO [FLAG]: the rows of the repositories for a backup of TO after FROM (S0 is an empty one). FLAG is restic's.
 step() {
@@ -222,6 +244,34 @@ step() {
       "cd $d && BORG_BASE_DIR=$T/b/base borg create -C zstd,3 --chunker-params ${b#*:} $T/b/repo::new ." "$T/b/repo" \
       "dir $2; borg_at $key ${b#*:} $1; rm -rf $T/b; cp -a $T/borg.$key.$1 $T/b"
   done
+}
+
+# Two entries on one full of 4 GiB of random data, which differ in 1 % of it: 656 blocks. The directory holds #2.
+siblings() {
+  local r=$T/siblings s=$T/sibling n
+  rm -rf "$r" "$s" "$XDG_STATE_HOME"
+  mkdir "$s" && tarvm init --repo "$r" --name siblings -q && rm -rf "$XDG_CONFIG_HOME" || return 1
+  head -c 4G /dev/urandom >"$s/disk.raw" || return 1
+  tarvm save "$s" --repo "$r" --project p -q || return 1
+  for n in 2 3; do
+    tarvm restore 1 "$s" --repo "$r" -q && scatter "$s/disk.raw" "$n" && tarvm save "$s" --repo "$r" -q || return 1
+  done
+}
+# scatter FILE N: new blocks of 64 KiB at 328 places of 4 GiB, others for another N.
+scatter() {
+  local i
+  for i in $(seq 328); do
+    dd if=/dev/urandom of="$1" bs=64K count=1 seek=$((i * 199 + $2)) conv=notrunc status=none || return 1
+  done
+}
+# at_two: the directory holds #2, and its pages are written.
+at_two() { once siblings siblings && tarvm restore 2 "$T/sibling" --repo "$T/siblings" -q && sync -f "$T"; }
+# many: a repository of 10,000 entries, the last one restored.
+many() {
+  local r=$T/many
+  rm -rf "$r" "$XDG_STATE_HOME"
+  tarvm init --repo "$r" --name many -q && rm -rf "$XDG_CONFIG_HOME" && go run ./testdata/bench/entries "$r" 10000 &&
+    tarvm repo reindex --repo "$r" -q && tarvm restore 10000 "$T/last" --repo "$r" -q
 }
 
 #--- the groups -------------------------------------------------------------------------
@@ -323,6 +373,54 @@ row "tarvm unpack, S3 to S4" "tarvm unpack $T/cS4.tar.zst -C $o --search $T" "" 
 row "tarvm unpack, S2 to S3" "tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "chain; rm -rf $o; cp -a --sparse=always $VM/S2 $o" "diff -r $VM/S3 $o"
 row "tarvm unpack S3 anew" "tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "chain; rm -rf $o" "diff -r $VM/S3 $o"
 row "cp -r --sparse=always (no check)" "cp -r --sparse=always $VM/S3 $o" "" "rm -rf $o" "diff -r $VM/S3 $o"
+measured
+
+# Repositories.
+group "repo: save a full entry"
+row "tarvm save" "tarvm save $VM/S1 --repo $T/p --workers 2 -q" "$T/p" "repo_copy S0"
+row "cat >/dev/null" "cat $VM/S1/* >/dev/null"
+step S0 S1
+measured
+
+group "repo: save S2 on S1"
+row "tarvm save" "tarvm save $VM/S2 --repo $T/p --workers 2 -q" "$T/p" "repo_copy S1"
+row "cat >/dev/null" "cat $VM/S2/* >/dev/null"
+step S1 S2
+measured
+
+group "repo: save S2, which has not changed"
+row "tarvm save" "tarvm save $VM/S2 --repo $T/p --workers 2 -q" "$T/p" "repo_copy S2"
+row "tarvm save --trust-times" "tarvm save $VM/S2 --repo $T/p --trust-times --workers 2 -q" "$T/p" "repo_copy S2"
+row "cat >/dev/null" "cat $VM/S2/* >/dev/null"
+step S2 S2 --force
+row "restic (encrypts), times believed" "cd $VM/S2 && restic -q -r $T/r backup ." "$T/r" "restic_at S2; rm -rf $T/r; cp -a $T/restic.S2 $T/r"
+measured
+
+group "repo: switch between siblings, 1 % of 4 GiB"
+row "tarvm restore, into an empty directory" "tarvm restore 3 $o --repo $T/siblings --workers 2 -q && sync -f $o" "" "once siblings siblings; rm -rf $o" "tarvm restore 3 $T/sibling --repo $T/siblings -q && cmp $o/disk.raw $T/sibling/disk.raw"
+row "tarvm restore, all read" "tarvm restore 3 $T/sibling --repo $T/siblings --workers 2 -q && sync -f $T" "" "rm -rf $o; at_two"
+row "tarvm restore --trust-times" "tarvm restore 3 $T/sibling --repo $T/siblings --trust-times --workers 2 -q && sync -f $T" "" "rm -rf $o; at_two"
+row "cat >/dev/null" "cat $T/sibling/disk.raw >/dev/null" "" "once siblings siblings"
+measured
+rm -rf "$T/siblings" "$T/sibling" "$o"
+
+group "repo: 10,000 entries"
+row "tarvm log" "tarvm log --repo $T/many >$a" "" "once many many"
+row "tarvm log --json" "tarvm log --json --repo $T/many >$a" "" "once many many"
+row "tarvm tree" "tarvm tree --repo $T/many >$a" "" "once many many"
+row "tarvm status --quick" "tarvm status --quick $T/last --repo $T/many >$a" "" "once many many"
+measured
+rm -rf "$T/many"
+
+# What merging builds must be what packing afresh builds; the decoding of the chain is what it cannot do without.
+group "repo: merge #3 of a chain to a full one"
+row "tarvm merge" "tarvm merge 3 --repo $T/p --workers 2 -q" "" "repo_copy S3"
+row "tarvm pack and tarvm unpack" "tarvm pack $VM/S3 -o $a --workers 2 && tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "chain; rm -rf $a $a.manifest $o"
+measured
+
+group "repo: merge #2 and #3 of a chain to one increment"
+row "tarvm merge --squash 2..3" "tarvm merge --squash 2..3 --repo $T/p --workers 2 -q" "" "repo_copy S3"
+row "tarvm pack --parent and tarvm unpack" "tarvm pack $VM/S3 -o $a --parent $T/cS1.tar.zst.manifest --workers 2 && tarvm unpack $T/cS3.tar.zst -C $o --search $T" "" "chain; rm -rf $a $a.manifest $o"
 measured
 
 # Disks: the one of S1 to and from other formats.

@@ -107,7 +107,7 @@ func limitMemory() {
 		debug.SetGCPercent(50)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(220 << 20)
+		debug.SetMemoryLimit(240 << 20)
 	}
 }
 
