@@ -18,6 +18,10 @@ import (
 // windowPieces is how many pieces and wants are in memory at a time: 32 to 40 bytes each.
 const windowPieces = 1 << 20
 
+// littleOf is the part of a frame below which its digest costs more than it tells: to compare 4 MiB takes as long as to
+// decode them.
+const littleOf = 4
+
 // A sink takes bytes of destinations. Its methods may run at once, for different bytes.
 type sink interface {
 	write(file int32, at int64, data []byte) error
@@ -34,6 +38,9 @@ type fetcher struct {
 	sink    sink
 	locals  *handles // nil: none
 	done    func(n int64)
+	// lightly: everything that is fetched is compared with digests of blocks, and what is not fetched does not matter. Then
+	// digests of frames of which little is wanted are left out.
+	lightly bool
 
 	local   atomic.Int64   // bytes taken from files at hand
 	fetched []atomic.Int64 // bytes taken from each archive
@@ -99,6 +106,7 @@ func (f *fetcher) decode(ctx context.Context, e *entry, r *codec.Reader, ps []pi
 	// Where pieces overlap in the archive, the first that reaches a frame is found by what ends furthest.
 	reach := make([]int64, len(ps))
 	var idx []int
+	wanted := make(map[int]int64) // bytes of each frame
 	var far int64
 	for i, p := range ps {
 		far = max(far, p.src+p.n)
@@ -106,6 +114,10 @@ func (f *fetcher) decode(ctx context.Context, e *entry, r *codec.Reader, ps []pi
 		first, last := r.FrameAt(p.src), r.FrameAt(p.src+p.n-1)
 		if first < 0 || last < 0 {
 			return fmt.Errorf("%w: bytes %d to %d of the archive of entry %s", ErrCorrupt, p.src, p.src+p.n, e.snap.ID.Short())
+		}
+		for i := first; f.lightly && i <= last; i++ {
+			off, n := r.FrameRange(i)
+			wanted[i] += min(off+n, p.src+p.n) - max(off, p.src)
 		}
 		if n := len(idx); n > 0 {
 			first = max(first, idx[n-1]+1)
@@ -129,9 +141,13 @@ func (f *fetcher) decode(ctx context.Context, e *entry, r *codec.Reader, ps []pi
 		}
 		return nil
 	}
+	little := func(k int) bool {
+		_, n := r.FrameRange(idx[k])
+		return f.lightly && wanted[idx[k]] < n/littleOf
+	}
 	seen := make([]atomic.Bool, len(idx)) // by place in idx
 	for len(idx) > 0 {
-		err := r.Frames(ctx, idx, func(i int, off int64, data []byte) error {
+		err := r.Frames(ctx, idx, little, func(i int, off int64, data []byte) error {
 			if j, ok := slices.BinarySearch(idx, i); ok {
 				seen[j].Store(true)
 			}

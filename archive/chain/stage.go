@@ -40,6 +40,7 @@ func (r *restorer) stage(ctx context.Context) error {
 	}
 	r.setPhase("restore", total)
 	r.f = r.c.newFetcher(r.wk, r, r.locals, func(n int64) { r.progress("", n) })
+	r.f.lightly = true
 	if err := r.c.windows(ctx, r.k, r.finder(), r.wants, r.divide, func(ps []piece) error { return r.f.run(ctx, ps) }); err != nil {
 		return err
 	}

@@ -6,8 +6,8 @@
 // writes them in order; Reader reads decoded bytes by the table of frames. archive/FORMAT.md
 // sections 5 to 7 say how an archive uses them.
 //
-// What is read is untrusted: a frame's digest is compared before it is decoded, and decoding never produces more than
-// the size that the table gives.
+// What is read is untrusted: a frame's digest is compared before it is decoded, unless the caller of Frames does without
+// because it compares what it takes, and decoding never produces more than the size that the table gives.
 package codec
 
 import (

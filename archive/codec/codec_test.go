@@ -506,7 +506,7 @@ func checkRead(t *rapid.T, a archive) {
 	idx := rapid.SliceOfDistinct(rapid.SampledFrom(all), func(i int) int { return i }).Draw(t, "frames")
 	var mu sync.Mutex
 	seen := map[int]int{}
-	err := r.Frames(context.Background(), idx, func(i int, off int64, data []byte) error {
+	err := r.Frames(context.Background(), idx, nil, func(i int, off int64, data []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		seen[i]++

@@ -50,7 +50,7 @@ func TestFlipDigest(t *testing.T) {
 				if n == 0 && i != bad {
 					continue
 				}
-				err := r.Frames(context.Background(), []int{i}, func(_ int, _ int64, data []byte) error {
+				err := r.Frames(context.Background(), []int{i}, nil, func(_ int, _ int64, data []byte) error {
 					if !bytes.Equal(data, a.data[off:off+n]) {
 						t.Errorf("bit %d: frame %d: %s", bit, i, diff(data, a.data[off:off+n]))
 					}

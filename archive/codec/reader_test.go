@@ -51,7 +51,7 @@ func TestReaderSourceFails(t *testing.T) {
 			t.Error(err)
 		}
 		if framed {
-			err := r.Frames(t.Context(), []int{0, 1, 2, 3, 4, 5}, func(int, int64, []byte) error { return nil })
+			err := r.Frames(t.Context(), []int{0, 1, 2, 3, 4, 5}, nil, func(int, int64, []byte) error { return nil })
 			if !errors.Is(err, errFail) {
 				t.Errorf("Frames: %v", err)
 			}
@@ -146,7 +146,7 @@ func TestFramesStop(t *testing.T) {
 		}
 		done := leaks(t)
 		var calls atomic.Int32
-		err := r.Frames(t.Context(), idx, func(i int, _ int64, _ []byte) error {
+		err := r.Frames(t.Context(), idx, nil, func(i int, _ int64, _ []byte) error {
 			if calls.Add(1) == 10 {
 				return errFail
 			}
@@ -157,7 +157,7 @@ func TestFramesStop(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		calls.Store(0)
-		err = r.Frames(ctx, idx, func(int, int64, []byte) error {
+		err = r.Frames(ctx, idx, nil, func(int, int64, []byte) error {
 			if calls.Add(1) == 10 {
 				cancel(errFail)
 			}

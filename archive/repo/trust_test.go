@@ -9,6 +9,8 @@ import (
 
 	"tarvm/archive"
 	"tarvm/archive/chain"
+	"tarvm/archive/codec"
+	codecs "tarvm/archive/codec/all"
 	"tarvm/archive/repo"
 )
 
@@ -122,5 +124,63 @@ func TestImportRefills(t *testing.T) {
 	f = mustForest(t, r)
 	if _, err := r.Restore(ctx, f, f.Entries[0], filepath.Join(dir, "out"), repo.RestoreOptions{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Of frames from which little is wanted the digest is not compared: what is wrong in them is found by the blocks.
+func TestRestoreLittleOfDamaged(t *testing.T) {
+	ctx := t.Context()
+	for _, name := range []string{"zstd", "gzip", "lz4"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			r := open(t, filepath.Join(dir, "repo"))
+			vm := filepath.Join(dir, "vm")
+			if err := os.Mkdir(vm, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			disk := filepath.Join(vm, "disk.raw")
+			old := noise(6<<20, 1)
+			now := bytes.Clone(old)
+			copy(now[1<<20:], noise(64<<10, 2))
+			var rec *repo.Record
+			for _, b := range [][]byte{old, now} {
+				write(t, disk, b)
+				s, err := r.Save(ctx, vm, repo.SaveOptions{Record: rec, Pack: archive.PackOptions{Codec: codec.ByName(codecs.Codecs(), name)}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rec = s.Record
+			}
+			f := mustForest(t, r)
+			file := filepath.Join(dir, "repo", filepath.FromSlash(f.Entries[0].File))
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := bytes.Index(b, old[1<<20+100:][:64]) // random bytes are stored as they are
+			if at < 0 {
+				t.Skip("the codec changes what cannot be compressed")
+			}
+			b[at] ^= 4
+			write(t, file, b)
+			_, err = r.Restore(ctx, f, f.Entries[0], vm, repo.RestoreOptions{Record: rec, TrustTimes: true})
+			if err == nil {
+				t.Fatal("a damaged block was restored")
+			}
+			if got, rerr := os.ReadFile(disk); rerr != nil || !bytes.Equal(got, now) {
+				t.Fatalf("%v; after %v the disk is not what it was", rerr, err)
+			}
+			// Damage beside what is wanted does no harm, or is found.
+			b[at] ^= 4
+			b[at+1<<20] ^= 4
+			write(t, file, b)
+			want := now
+			if _, err = r.Restore(ctx, f, f.Entries[0], vm, repo.RestoreOptions{Record: rec, TrustTimes: true}); err == nil {
+				want = old
+			}
+			if got, rerr := os.ReadFile(disk); rerr != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%v; after %v the disk is something else", rerr, err)
+			}
+		})
 	}
 }
