@@ -192,14 +192,7 @@ tarvm get then finds its machines.`,
 		Args:              args(1, 1, "one name"),
 		ValidArgsFunction: p.completeCatalogues,
 		RunE: func(cmd *cobra.Command, a []string) error {
-			set, err := loadSettings()
-			if err != nil {
-				return err
-			}
-			if err := set.RemoveCatalogue(a[0]); err != nil {
-				return settingsError(err)
-			}
-			return p.saveSettings(cmd.Context(), set)
+			return p.changeSettings(cmd.Context(), func(set *settings.Settings) error { return set.RemoveCatalogue(a[0]) })
 		},
 	}
 	cmd.AddCommand(add, list, rm, p.makeCatalogueCommand())

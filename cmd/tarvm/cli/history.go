@@ -70,11 +70,7 @@ func withParents(f *repo.Forest, es []*repo.Entry) []listed {
 }
 
 func (p *program) log(ctx context.Context, a []string, project string, last int, o *repoFlags) error {
-	s, err := p.openRepo(ctx, o, settings.Given{})
-	if err != nil {
-		return err
-	}
-	f, err := s.forest(ctx)
+	s, f, err := p.openForest(ctx, o, settings.Given{})
 	if err != nil {
 		return err
 	}
@@ -213,11 +209,7 @@ the oldest first. <- says which working areas were last saved as an entry, or re
 }
 
 func (p *program) tree(ctx context.Context, project string, o *repoFlags) error {
-	s, err := p.openRepo(ctx, o, settings.Given{})
-	if err != nil {
-		return err
-	}
-	f, err := s.forest(ctx)
+	s, f, err := p.openForest(ctx, o, settings.Given{})
 	if err != nil {
 		return err
 	}
@@ -489,11 +481,7 @@ func (p *program) path(ctx context.Context, a []string, o *repoFlags) error {
 	if len(a) > 1 {
 		given.Area = a[1]
 	}
-	s, err := p.openRepo(ctx, o, given)
-	if err != nil {
-		return err
-	}
-	f, err := s.forest(ctx)
+	s, f, err := p.openForest(ctx, o, given)
 	if err != nil {
 		return err
 	}

@@ -51,11 +51,7 @@ goes. A twin, an entry of the same state, is as good to build on: of two twins o
 }
 
 func (p *program) rm(ctx context.Context, a []string, o *removeFlags) error {
-	s, err := p.openRepo(ctx, &o.repoFlags, settings.Given{})
-	if err != nil {
-		return err
-	}
-	f, err := s.forest(ctx)
+	s, f, err := p.openForest(ctx, &o.repoFlags, settings.Given{})
 	if err != nil {
 		return err
 	}
@@ -204,11 +200,7 @@ func (p *program) merge(ctx context.Context, a []string, level *int, o *mergeFla
 	if mo.Pack.Codec, mo.Pack.Level, err = p.codecFlag(o.codec, level); err != nil {
 		return err
 	}
-	s, err := p.openRepo(ctx, &o.repoFlags, settings.Given{})
-	if err != nil {
-		return err
-	}
-	f, err := s.forest(ctx)
+	s, f, err := p.openForest(ctx, &o.repoFlags, settings.Given{})
 	if err != nil {
 		return err
 	}
@@ -288,11 +280,7 @@ func (p *program) projectListCommand() *cobra.Command {
 		Short: "List the projects of the repository",
 		Args:  args(0, 0, "nothing but flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.openRepo(cmd.Context(), &o, settings.Given{})
-			if err != nil {
-				return err
-			}
-			f, err := s.forest(cmd.Context())
+			_, f, err := p.openForest(cmd.Context(), &o, settings.Given{})
 			if err != nil {
 				return err
 			}
@@ -320,11 +308,7 @@ func (p *program) projectRmCommand() *cobra.Command {
 		Long:  `Removes all entries of a project, as tarvm rm does: refused when entries of other projects build on them.`,
 		Args:  args(1, 1, "one project"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			s, err := p.openRepo(cmd.Context(), &o.repoFlags, settings.Given{})
-			if err != nil {
-				return err
-			}
-			f, err := s.forest(cmd.Context())
+			s, f, err := p.openForest(cmd.Context(), &o.repoFlags, settings.Given{})
 			if err != nil {
 				return err
 			}

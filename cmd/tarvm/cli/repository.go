@@ -360,6 +360,23 @@ func (p *program) completeAreas(*cobra.Command, []string, string) ([]string, cob
 	return names, cobra.ShellCompDirectiveDefault
 }
 
+// completed reads the entries for completion, which has nobody to tell what is wrong: nil then.
+func (p *program) completed(cmd *cobra.Command, o *repoFlags) *repo.Forest {
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	s, err := p.openRepo(ctx, o, settings.Given{})
+	if err != nil {
+		return nil
+	}
+	f, err := s.Forest(ctx)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
 // completeEntries completes numbers and names of entries for the arguments from first to last (-1: all), and what then
 // returns for later ones.
 func (p *program) completeEntries(o *repoFlags, last int, then cobra.CompletionFunc) cobra.CompletionFunc {
@@ -370,16 +387,8 @@ func (p *program) completeEntries(o *repoFlags, last int, then cobra.CompletionF
 			}
 			return then(cmd, args, begun)
 		}
-		ctx := cmd.Context()
-		if ctx == nil {
-			ctx = context.Background()
-		}
-		s, err := p.openRepo(ctx, o, settings.Given{})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		f, err := s.Forest(ctx)
-		if err != nil {
+		f := p.completed(cmd, o)
+		if f == nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		hash := strings.HasPrefix(begun, "#")
@@ -414,16 +423,8 @@ func (p *program) completeFilesOrEntries(cmd *cobra.Command, args []string, begu
 // completeProjects completes names of projects.
 func (p *program) completeProjects(o *repoFlags) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		ctx := cmd.Context()
-		if ctx == nil {
-			ctx = context.Background()
-		}
-		s, err := p.openRepo(ctx, o, settings.Given{})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		f, err := s.Forest(ctx)
-		if err != nil {
+		f := p.completed(cmd, o)
+		if f == nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		return f.Projects(), cobra.ShellCompDirectiveNoFileComp
@@ -440,6 +441,16 @@ func (s *session) problems(f *repo.Forest) {
 		}
 		s.p.warn("%s", x)
 	}
+}
+
+// openForest opens the repository that is meant, and reads its entries.
+func (p *program) openForest(ctx context.Context, o *repoFlags, given settings.Given) (*session, *repo.Forest, error) {
+	s, err := p.openRepo(ctx, o, given)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := s.forest(ctx)
+	return s, f, err
 }
 
 // forest reads the entries, and warns of problems.

@@ -63,11 +63,7 @@ func (p *program) exportEntry(ctx context.Context, arg string, o *exportFlags) e
 	case o.out == "-" && p.json:
 		return usage(errors.New("--json and the archive cannot both go to standard output"))
 	}
-	s, err := p.openRepo(ctx, &repoFlags{search: o.search}, settings.Given{})
-	if err != nil {
-		return err
-	}
-	f, err := s.forest(ctx)
+	s, f, err := p.openForest(ctx, &repoFlags{search: o.search}, settings.Given{})
 	if err != nil {
 		return err
 	}

@@ -164,6 +164,18 @@ func (p *program) init(ctx context.Context, dir, name string, areas []string) er
 	return nil
 }
 
+// changeSettings makes one change in the user's settings.
+func (p *program) changeSettings(ctx context.Context, change func(*settings.Settings) error) error {
+	set, err := loadSettings()
+	if err != nil {
+		return err
+	}
+	if err := change(set); err != nil {
+		return settingsError(err)
+	}
+	return p.saveSettings(ctx, set)
+}
+
 func (p *program) saveSettings(ctx context.Context, set *settings.Settings) error {
 	notices, err := set.Save(ctx)
 	for _, n := range notices {
@@ -338,14 +350,7 @@ func (p *program) defaultCommand(kind settings.Kind) *cobra.Command {
 		Args:              args(1, 1, "one name"),
 		ValidArgsFunction: names,
 		RunE: func(cmd *cobra.Command, a []string) error {
-			set, err := loadSettings()
-			if err != nil {
-				return err
-			}
-			if err := set.SetDefault(kind, a[0]); err != nil {
-				return settingsError(err)
-			}
-			return p.saveSettings(cmd.Context(), set)
+			return p.changeSettings(cmd.Context(), func(set *settings.Settings) error { return set.SetDefault(kind, a[0]) })
 		},
 	}
 }
@@ -406,14 +411,7 @@ func (p *program) repoAddCommand() *cobra.Command {
 			if _, err := repo.OpenDir(cmd.Context(), dir, p.repoOptions(&repoFlags{})); err != nil {
 				return hint(plainPath(err), "tarvm init --repo %s --name %s makes one", a[1], a[0])
 			}
-			set, err := loadSettings()
-			if err != nil {
-				return err
-			}
-			if err := set.AddRepository(a[0], dir); err != nil {
-				return settingsError(err)
-			}
-			return p.saveSettings(cmd.Context(), set)
+			return p.changeSettings(cmd.Context(), func(set *settings.Settings) error { return set.AddRepository(a[0], dir) })
 		},
 	}
 }
@@ -551,11 +549,7 @@ func (p *program) statsCommand() *cobra.Command {
 		Short: "Count entries and bytes",
 		Args:  args(0, 0, "nothing but flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.openRepo(cmd.Context(), &o, settings.Given{})
-			if err != nil {
-				return err
-			}
-			f, err := s.forest(cmd.Context())
+			s, f, err := p.openForest(cmd.Context(), &o, settings.Given{})
 			if err != nil {
 				return err
 			}
@@ -603,11 +597,7 @@ it goes here. --back brings archives back; without entries, --to with --name say
 				return hint(usage(errors.New("relocate: want entries and --to DIR, or --back")), "tarvm repo relocate --help")
 			}
 			ctx := cmd.Context()
-			s, err := p.openRepo(ctx, &o, settings.Given{})
-			if err != nil {
-				return err
-			}
-			f, err := s.forest(ctx)
+			s, f, err := p.openForest(ctx, &o, settings.Given{})
 			if err != nil {
 				return err
 			}
