@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"tarvm/archive/vmdir"
 )
 
 // spoolMemory is how much a spool keeps in memory before it goes to a file: the digests of 32 GiB.
@@ -44,14 +46,11 @@ func (s *spool) Write(p []byte) (int, error) {
 }
 
 func (s *spool) spill() error {
-	f, err := os.CreateTemp(s.dir, ".tarvm-table-*")
+	f, name, err := vmdir.Nameless(s.dir, ".tarvm-table-*")
 	if err != nil {
 		return fmt.Errorf("temporary table: %w", err)
 	}
-	s.file = f
-	if os.Remove(f.Name()) != nil {
-		s.name = f.Name()
-	}
+	s.file, s.name = f, name
 	if _, err := f.WriteAt(s.mem, 0); err != nil {
 		return fmt.Errorf("temporary table: %w", err)
 	}

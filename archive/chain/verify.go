@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tarvm/archive"
+	"tarvm/archive/vmdir"
 	"tarvm/delta"
 	"tarvm/manifest"
 )
@@ -419,6 +420,7 @@ type assembly struct {
 	used int // slots ever taken
 	idle []int
 	file *os.File
+	name string // as of vmdir.Nameless
 }
 
 const assemblyMemory = 64 << 20
@@ -447,11 +449,11 @@ func (a *assembly) write(slot int, block, off int64, data []byte) error {
 		return nil
 	}
 	if a.file == nil {
-		f, err := os.CreateTemp(a.dir, ".tarvm-verify-*")
+		f, name, err := vmdir.Nameless(a.dir, ".tarvm-verify-*")
 		if err != nil {
 			return err
 		}
-		a.file = f
+		a.file, a.name = f, name
 	}
 	_, err := a.file.WriteAt(data, int64(slot)*block+off)
 	return err
@@ -468,6 +470,8 @@ func (a *assembly) read(slot int, block, n int64) ([]byte, error) {
 func (a *assembly) close() {
 	if a.file != nil {
 		a.file.Close()
-		os.Remove(a.file.Name())
+		if a.name != "" {
+			os.Remove(a.name)
+		}
 	}
 }

@@ -311,22 +311,10 @@ func (r *Repo) start(ctx context.Context, s *saving, temp string) (err error) {
 	if s.archive, err = r.m.Create(ctx); err != nil {
 		return err
 	}
-	if s.side, s.sideName, err = nameless(temp, ".tarvm-manifest-*"); err != nil {
+	if s.side, s.sideName, err = vmdir.Nameless(temp, ".tarvm-manifest-*"); err != nil {
 		s.archive.Abort()
 	}
 	return err
-}
-
-// nameless makes a temporary file, of which nothing is left when the process is killed. It has a name where an open file
-// cannot be removed.
-func nameless(dir, pattern string) (f *os.File, name string, err error) {
-	if f, err = os.CreateTemp(dir, pattern); err != nil {
-		return nil, "", err
-	}
-	if os.Remove(f.Name()) != nil {
-		name = f.Name()
-	}
-	return f, name, nil
 }
 
 // judge looks at an archive that was made by a guess. It returns a better parent, or the entry that the directory holds

@@ -109,7 +109,7 @@ type Scan struct {
 	*archive.Manifest
 	Seen map[manifest.Path]vmdir.Identity
 	file *os.File
-	name string // as of nameless
+	name string // as of vmdir.Nameless
 }
 
 // Close releases the scan.
@@ -161,7 +161,7 @@ func (r *Repo) ScanDir(ctx context.Context, dir string, o ScanOptions) (*Scan, e
 		return nil, err
 	}
 	defer plan.Close()
-	f, name, err := nameless(o.TempDir, ".tarvm-scan-*")
+	f, name, err := vmdir.Nameless(o.TempDir, ".tarvm-scan-*")
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"tarvm/archive"
 	"tarvm/archive/codec"
 	"tarvm/archive/inspect"
+	"tarvm/archive/vmdir"
 	"tarvm/manifest"
 )
 
@@ -104,13 +105,15 @@ func (p *program) scanDir(ctx context.Context, dir string, grid *archive.Manifes
 		return nil, nil, plainPath(err)
 	}
 	defer plan.Close()
-	f, err := os.CreateTemp("", ".tarvm-manifest-*")
+	f, temp, err := vmdir.Nameless("", ".tarvm-manifest-*")
 	if err != nil {
 		return nil, nil, err
 	}
 	done = func() {
 		f.Close()
-		os.Remove(f.Name())
+		if temp != "" {
+			os.Remove(temp)
+		}
 	}
 	r, err := plan.Pack(ctx, io.Discard, f)
 	if err != nil {
