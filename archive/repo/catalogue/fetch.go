@@ -92,6 +92,10 @@ func Fetch(ctx context.Context, from Place, b *Blob, dst string, o FetchOptions)
 		if p, err = openPart(dst); err != nil {
 			return r, err
 		}
+		if _, err := os.Lstat(dst); p != nil && err == nil && !o.Overwrite {
+			p.drop() // another one has just finished with it
+			p = nil
+		}
 	}
 	d := &fetch{from: from, want: b, part: p, sum: newHasher(&b.Digests), o: o, r: &r, buf: make([]byte, bufferSize)}
 	d.o.HTTP = o.withDefaults()
