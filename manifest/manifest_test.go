@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"math"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -208,6 +212,11 @@ func TestDecodeHostile(t *testing.T) {
 		"block size":         {built(func(s *Snapshot) { s.Entry.Block = 1000 }), ErrCorrupt},
 		"content of a dir":   {built(func(s *Snapshot) { s.Members[0].Stored.As = AsWhole }), ErrCorrupt},
 		"empty":              {func() string { return "" }, ErrCorrupt},
+		"no comma":           {replace("},\n{", "}\n{"), ErrCorrupt},
+		"a comma too many":   {replace("}\n]", "},\n]"), ErrCorrupt},
+		"an empty line":      {replace("},\n{", "},\n\n{"), ErrCorrupt},
+		"an empty first":     {replace("[\n{", "[\n\n{"), ErrCorrupt},
+		"something behind":   {func() string { return good + "\n" }, ErrCorrupt},
 	} {
 		if s, err := Decode([]byte(c.text())); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, %v, want %v", name, s, err, c.want)
@@ -216,6 +225,36 @@ func TestDecodeHostile(t *testing.T) {
 	for n := range len(good) {
 		if _, err := Decode([]byte(good[:n])); err == nil {
 			t.Fatalf("cut at %d of %d: no error", n, len(good))
+		}
+	}
+}
+
+// A manifest longer than what is decoded at once, whatever its header says of its length, and errors of what is read.
+func TestRead(t *testing.T) {
+	s := &Snapshot{Entry: sample().Entry}
+	s.Entry.Kind, s.Entry.Parent = Full, nil
+	for i := range 3 * batchText / 200 {
+		s.Members = append(s.Members, Member{State: State{Path: Path(fmt.Sprint("dir/", i, strings.Repeat("x", i%300))), Type: Fifo, Mode: 0o644}})
+	}
+	for _, n := range []int64{0, -1, 1, 7000, int64(len(s.Members)), 1 << 62} {
+		s.Stats.Members = n
+		text := encode(t, s)
+		got, err := Read(iotest.OneByteReader(bytes.NewReader(text)))
+		if err != nil || !reflect.DeepEqual(got, s) {
+			t.Fatalf("%d members said: %v", n, err)
+		}
+		if c := cap(got.Members); c > 2*len(s.Members) {
+			t.Errorf("%d members said: room for %d, there are %d", n, c, len(s.Members))
+		}
+		for _, at := range []int{0, 1, 1000, len(text) / 2, len(text) - 1, len(text)} {
+			if _, err := Read(io.MultiReader(bytes.NewReader(text[:at]), iotest.ErrReader(syscall.EIO))); !errors.Is(err, syscall.EIO) || errors.Is(err, ErrCorrupt) {
+				t.Errorf("EIO at byte %d of %d: %v", at, len(text), err)
+			}
+		}
+		at := bytes.Index(text, []byte(`"dir/9001x`))
+		line := 1 + bytes.Count(text[:at], []byte("\n"))
+		if _, err := Read(bytes.NewReader(append(bytes.Clone(text[:at]), text[at+1:]...))); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), fmt.Sprintf("line %d:", line)) {
+			t.Errorf("damage in line %d: %v", line, err)
 		}
 	}
 }

@@ -197,12 +197,12 @@ type Stored struct {
 
 // A Segment is one .tarvm/delta member.
 type Segment struct {
-	Start  int64        `json:"start"`  // of the range of the file that it describes
-	End    int64        `json:"end"`    //
-	Body   int64        `json:"body"`   // offset of the segment in the decoded archive
-	Head   int64        `json:"head"`   // bytes of header and operations, padded to 512
-	Data   int64        `json:"data"`   // bytes of data behind them
-	Digest delta.Digest `json:"digest"` // of the data; zero when there is none
+	Start  int64        `json:"start"`           // of the range of the file that it describes
+	End    int64        `json:"end"`             //
+	Body   int64        `json:"body"`            // offset of the segment in the decoded archive
+	Head   int64        `json:"head"`            // bytes of header and operations, padded to 512
+	Data   int64        `json:"data"`            // bytes of data behind them
+	Digest delta.Digest `json:"digest,omitzero"` // of the data; zero when there is none, or the digests of frames cover it
 }
 
 // A member's line in manifest.json is three objects: what the id commits to, hints, storage.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -206,74 +207,172 @@ func marshal(v any) ([]byte, error) {
 
 // Decode reads a whole manifest.json and checks what it says of itself: the id, the order and
 // uniqueness of paths, the sizes of sections. Errors wrap ErrCorrupt or ErrVersion.
-func Decode(b []byte) (*Snapshot, error) {
-	bad := func(err error) (*Snapshot, error) {
-		if errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) {
-			return nil, err
+func Decode(b []byte) (*Snapshot, error) { return Read(bytes.NewReader(b)) }
+
+// Read does the same with all that r holds, and keeps no more of the text than a part of it: of many small files, that is
+// most of what a manifest takes. Errors may be those of r, too.
+func Read(r io.Reader) (*Snapshot, error) {
+	t := &textReader{h: blake3.New()}
+	t.r = bufio.NewReaderSize(io.TeeReader(r, t.h), 64<<10)
+	s, err := t.snapshot()
+	if err != nil {
+		if t.err != nil {
+			err = t.err
+		} else if !errors.Is(err, ErrVersion) && !errors.Is(err, ErrCorrupt) {
+			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, err
 	}
-	head, rest, ok := bytes.Cut(b, []byte(membersKey))
+	s.Digest = delta.Digest(t.h.Sum(nil))
+	return s, nil
+}
+
+// A textReader reads the lines of manifest.json.
+type textReader struct {
+	r    *bufio.Reader
+	h    *blake3.Hasher
+	err  error // of the reader below
+	done int   // lines
+}
+
+var errCut = errors.New("it is cut off")
+
+// line appends a line to b, without its end.
+func (t *textReader) line(b []byte) ([]byte, error) {
+	for {
+		p, err := t.r.ReadSlice('\n')
+		b = append(b, p...)
+		switch {
+		case err == nil:
+			t.done++
+			return b[:len(b)-1], nil
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
+			return b, errCut
+		default:
+			t.err = err
+			return b, err
+		}
+	}
+}
+
+func (t *textReader) snapshot() (*Snapshot, error) {
+	first, err := t.line(nil)
+	if err != nil {
+		return nil, err
+	}
+	head, ok := bytes.CutSuffix(first, []byte(strings.TrimSuffix(membersKey, "\n")))
 	if !ok {
-		return bad(errors.New("no list of members"))
+		return nil, errors.New("no list of members")
 	}
 	var h header
-	if err := json.Unmarshal(append(head[:len(head):len(head)], '}'), &h); err != nil {
-		return bad(err)
+	if err := json.Unmarshal(append(head, '}'), &h); err != nil {
+		return nil, err
 	}
 	if h.Tarvm != "manifest" {
-		return bad(fmt.Errorf("it says that it is a %q", h.Tarvm))
+		return nil, fmt.Errorf("it says that it is a %q", h.Tarvm)
 	}
 	if h.Version > Version {
 		return nil, fmt.Errorf("%w: version %d", ErrVersion, h.Version)
 	}
 	if err := h.Entry.Check(); err != nil {
-		return bad(err)
+		return nil, err
 	}
-	s := &Snapshot{Entry: h.Entry, ID: h.ID, Stats: h.Stats, Blocks: h.Blocks, Digest: delta.Sum(b)}
-	rest, ok = bytes.CutSuffix(rest, []byte(endKey))
-	if !ok {
-		return bad(errors.New("it is cut off"))
+	s := &Snapshot{Entry: h.Entry, ID: h.ID, Stats: h.Stats, Blocks: h.Blocks}
+	var end string
+	if s.Members, end, err = t.members(h.Stats.Members); err != nil {
+		return nil, err
 	}
-	cur, old, _ := bytes.Cut(rest, []byte(supersededKey))
-	var err error
-	if s.Members, err = readMembers(cur); err != nil {
-		return bad(err)
+	if "\n"+end+"\n" == supersededKey {
+		if s.Superseded, end, err = t.members(0); err != nil {
+			return nil, err
+		}
 	}
-	if s.Superseded, err = readMembers(old); err != nil {
-		return bad(err)
+	if "\n"+end+"\n" != endKey {
+		return nil, fmt.Errorf("line %d: %.20q ends a list", t.done, end)
 	}
-	if err := s.check(); err != nil {
-		return bad(err)
+	if _, err := t.r.ReadByte(); !errors.Is(err, io.EOF) {
+		t.err = err
+		return nil, errors.New("it goes on behind its end")
 	}
-	return s, nil
+	return s, s.check()
 }
 
-func readMembers(b []byte) ([]Member, error) {
-	if len(b) == 0 {
-		return nil, nil
+// A batch of so many bytes of text is decoded by several goroutines at once.
+const batchText = 1 << 20
+
+// members reads the lines of a list, and the line that ends it. The list may have the given length; that is not believed.
+func (t *textReader) members(likely int64) (ms []Member, end string, err error) {
+	var text []byte
+	var ends []int // of the lines in text
+	flush := func() error {
+		if n := len(ms) + len(ends); n > cap(ms) {
+			// To twice the length at most, so that a lie costs no more than what is there.
+			grown := make([]Member, len(ms), max(n, int(min(int64(2*n), likely))))
+			copy(grown, ms)
+			ms = grown
+		}
+		at := len(ms)
+		ms = ms[:at+len(ends)]
+		err := decodeMembers(ms[at:], text, ends, t.done-len(ends)) // those of ends are the last that were read
+		text, ends = text[:0], ends[:0]
+		return err
 	}
-	lines := bytes.Split(b, []byte("\n"))
-	ms := make([]Member, len(lines))
-	workers := min(runtime.GOMAXPROCS(0), len(lines)/64+1)
+	for more := true; ; { // the line before says so
+		from := len(text)
+		if text, err = t.line(text); err != nil {
+			return nil, "", err
+		}
+		l := text[from:]
+		if len(l) > 0 && l[0] == ']' {
+			if more {
+				return nil, "", fmt.Errorf("line %d: a list ends behind a comma", t.done)
+			}
+			t.done-- // it is no member
+			err := flush()
+			t.done++
+			return ms, string(l), err
+		}
+		if !more {
+			return nil, "", fmt.Errorf("line %d: a member without a comma before it", t.done)
+		}
+		if len(l) == 0 && len(ms)+len(ends) == 0 { // an empty list
+			more = false
+			continue
+		}
+		if more = bytes.HasSuffix(l, []byte(",")); more {
+			text = text[:len(text)-1]
+		}
+		ends = append(ends, len(text))
+		if len(text) >= batchText {
+			if err := flush(); err != nil {
+				return nil, "", err
+			}
+		}
+	}
+}
+
+// decodeMembers decodes the lines of text, which end where ends says; the first of them is line number first+1.
+func decodeMembers(ms []Member, text []byte, ends []int, first int) error {
+	workers := min(runtime.GOMAXPROCS(0), len(ends)/64+1)
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			for i := w * len(lines) / workers; i < (w+1)*len(lines)/workers; i++ {
-				l := lines[i]
-				if i < len(lines)-1 {
-					l = bytes.TrimSuffix(l, []byte(","))
+			for i := w * len(ends) / workers; i < (w+1)*len(ends)/workers; i++ {
+				from := 0
+				if i > 0 {
+					from = ends[i-1]
 				}
-				if err := ms[i].UnmarshalJSON(l); err != nil {
-					errs[w] = fmt.Errorf("line %d: %w", i+1, err)
+				if err := ms[i].UnmarshalJSON(text[from:ends[i]]); err != nil {
+					errs[w] = fmt.Errorf("line %d: %w", first+i+1, err)
 					return
 				}
 			}
 		})
 	}
 	wg.Wait()
-	return ms, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // check verifies what the manifest says about itself.
