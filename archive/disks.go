@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"path"
 
-	"tarvm/archive/vmdir"
 	"tarvm/delta"
 	"tarvm/formats"
 	"tarvm/formats/layers"
@@ -44,7 +43,7 @@ func (p *Plan) findDisks(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		e := &p.entries[i]
-		d, err := layers.Open(dir, string(e.Path), p.layerOptions(e))
+		d, err := layers.Open(dir, string(e.Path), p.layerOptions(e.Format))
 		incomplete := errors.Is(err, formats.ErrNoParent) || errors.Is(err, layers.ErrFormat) || errors.As(err, new(*layers.IDError))
 		if err != nil && !incomplete {
 			continue // what is damaged, or no disk, is packed as any file
@@ -82,8 +81,8 @@ func (p *Plan) findDisks(ctx context.Context) error {
 }
 
 // layerOptions are those with which a disk of the directory is opened: what the walk found out is not asked again.
-func (p *Plan) layerOptions(e *vmdir.Entry) layers.Options {
-	return layers.Options{Formats: p.o.Formats, Format: e.Format}
+func (p *Plan) layerOptions(format string) layers.Options {
+	return layers.Options{Formats: p.o.Formats, Format: format}
 }
 
 // named returns those of the disks that a configuration names; all, if it names none of them.
@@ -137,8 +136,8 @@ func (k *packer) diskIDs() error {
 	for i := range k.members {
 		byPath[string(k.members[i].Path)] = i
 	}
-	for i := range k.entries {
-		e := &k.entries[i]
+	for i := range k.members {
+		e := &k.members[i]
 		if !e.Active {
 			continue
 		}
@@ -153,7 +152,7 @@ func (k *packer) diskIDs() error {
 			return context.Cause(k.ctx)
 		}
 		if err == nil {
-			k.members[i].DiskID = id
+			e.DiskID = id
 		}
 	}
 	return nil
@@ -166,8 +165,8 @@ var errNoID = errors.New("the disk's id is not known")
 const reread = 64 << 20
 
 // diskID makes the id of a disk from the tables of the members in which it lies.
-func (k *packer) diskID(dir *layers.Dir, byPath map[string]int, e *vmdir.Entry) (string, error) {
-	d, err := layers.Open(dir, string(e.Path), k.layerOptions(e))
+func (k *packer) diskID(dir *layers.Dir, byPath map[string]int, e *manifest.Member) (string, error) {
+	d, err := layers.Open(dir, string(e.Path), k.layerOptions(e.Format))
 	if err != nil {
 		return "", err
 	}

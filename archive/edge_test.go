@@ -1,7 +1,10 @@
 package archive_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -87,5 +90,20 @@ func TestSizes(t *testing.T) {
 			restorePy(t, out, full, inc)
 			same(t, dir, out)
 		})
+	}
+}
+
+// A plan is packed once: the second time there would be nothing in the archive.
+func TestPackedOnce(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "a", []byte("a"))
+	plan, err := archive.MakePlan(context.Background(), dir, archive.PackOptions{Codec: codecNamed(t, "none")})
+	mustDo(t, err)
+	defer plan.Close()
+	_, err = plan.Pack(context.Background(), io.Discard, nil)
+	mustDo(t, err)
+	var out bytes.Buffer
+	if _, err := plan.Pack(context.Background(), &out, nil); err == nil || out.Len() > 0 {
+		t.Errorf("again: %d bytes, %v", out.Len(), err)
 	}
 }

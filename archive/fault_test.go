@@ -18,6 +18,8 @@ import (
 	"tarvm/archive"
 	"tarvm/archive/archivetest"
 	codecs "tarvm/archive/codec/all"
+	"tarvm/archive/vmdir"
+	"tarvm/delta"
 )
 
 // quiet fails the test when a run of fn leaves goroutines or files in TempDir behind.
@@ -224,6 +226,113 @@ func TestCancelWhileItWaits(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A file of the machine that cannot be read, anywhere: packing ends with its error and its name, once, and leaves nothing
+// behind; what the medium says is never taken for a file that changed or vanished.
+func TestFilesFail(t *testing.T) {
+	dir := t.TempDir()
+	const large, small, tiny = "disks/large.img", "small.img", "tiny.vmx"
+	mustDo(t, os.Mkdir(filepath.Join(dir, "disks"), 0o755))
+	sizes := map[string]int64{large: 5<<20 + 77, small: 300_000, tiny: 700}
+	for i, n := range []string{large, small, tiny} {
+		writeFile(t, dir, n, noise(uint64(i), int(sizes[n])))
+	}
+	base := pack(t, dir, archive.PackOptions{})
+	parent := base.manifest(t)
+	temp := t.TempDir()
+	for name, size := range sizes {
+		for _, at := range []int64{0, 1, size / 2, size - 1} {
+			for _, live := range []bool{false, true} {
+				for _, par := range []*archive.Manifest{nil, parent} {
+					fault{path: name, read: at, err: syscall.EIO}.check(t, dir, temp, archive.PackOptions{Live: live, Parent: par})
+				}
+			}
+		}
+		for _, f := range []fault{
+			{open: true}, {changed: 1}, {changed: 2}, {extents: true, read: -1},
+		} {
+			if f.extents && name == tiny {
+				continue // nobody asks for its holes
+			}
+			f.path, f.err, f.read = name, syscall.EIO, -1
+			f.check(t, dir, temp, archive.PackOptions{Parent: parent})
+			f.err = syscall.ESTALE
+			f.check(t, dir, temp, archive.PackOptions{Live: true})
+		}
+	}
+}
+
+// A fault is what fails in a tree of files.
+type fault struct {
+	path    string
+	open    bool
+	read    int64 // of the byte at this offset; -1: none
+	extents bool
+	changed int // the call with this number; 0: none
+	err     error
+}
+
+func (f fault) check(t testing.TB, dir, temp string, o archive.PackOptions) {
+	t.Helper()
+	tree, err := archive.OpenDir(dir)
+	mustDo(t, err)
+	o.Codec, o.TempDir = codecNamed(t, "lz4"), temp
+	plan, err := archive.MakePlanOf(context.Background(), &faultyTree{tree, f}, o)
+	mustDo(t, err)
+	defer plan.Close()
+	quiet(t, temp, func() {
+		_, err := plan.Pack(context.Background(), io.Discard, io.Discard)
+		if !errors.Is(err, f.err) || strings.Count(err.Error(), f.path) != 1 {
+			t.Errorf("%+v, live %v, increment %v: %v", f, o.Live, o.Parent != nil, err)
+		}
+	})
+}
+
+type faultyTree struct {
+	archive.Tree
+	f fault
+}
+
+func (t *faultyTree) Open(e *vmdir.Entry) (archive.TreeFile, error) {
+	file, err := t.Tree.Open(e)
+	if err != nil || string(e.Path) != t.f.path {
+		return file, err
+	}
+	if t.f.open {
+		return nil, errors.Join(fmt.Errorf("%s: %w", e.Path, t.f.err), file.Close())
+	}
+	return &faultyFile{file, t.f, 0}, nil
+}
+
+type faultyFile struct {
+	archive.TreeFile
+	f     fault
+	calls int
+}
+
+func (f *faultyFile) fail() error { return fmt.Errorf("%s: %w", f.f.path, f.f.err) }
+
+func (f *faultyFile) ReadAt(p []byte, off int64) (int, error) {
+	if f.f.read >= off && f.f.read < off+int64(len(p)) {
+		n, _ := f.TreeFile.ReadAt(p[:f.f.read-off], off)
+		return n, f.fail()
+	}
+	return f.TreeFile.ReadAt(p, off)
+}
+
+func (f *faultyFile) Extents(e *vmdir.Entry) ([]delta.Extent, error) {
+	if f.f.extents {
+		return nil, f.fail()
+	}
+	return f.TreeFile.Extents(e)
+}
+
+func (f *faultyFile) Changed(e *vmdir.Entry) (bool, error) {
+	if f.calls++; f.calls == f.f.changed {
+		return false, f.fail()
+	}
+	return f.TreeFile.Changed(e)
 }
 
 // canceller cancels when n bytes have been written.

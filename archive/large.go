@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,6 @@ type large struct {
 	section *delta.SectionWriter
 	runs    []pax.Extent // whole: what is stored, nil: everything
 	seg     delta.SegmentWriter
-	payload []byte
 	file    int32 // number for the self index
 	lastPos int64 // of the last copy
 	lastSrc manifest.Path
@@ -37,10 +37,13 @@ type large struct {
 
 // produceLarge emits the jobs of a large file: begin, a job for each chunk and hole, end.
 func (k *packer) produceLarge(i int, emit emitFunc) error {
-	e := &k.entries[i]
+	e := k.entry(i)
 	l := &large{}
 	var err error
 	if l.f, err = k.tree.Open(e); err != nil {
+		if k.vanished(err) {
+			return emit(func() (func() error, error) { return func() error { return k.vanish(i) }, nil })
+		}
 		return err
 	}
 	k.keep(l)
@@ -48,10 +51,14 @@ func (k *packer) produceLarge(i int, emit emitFunc) error {
 	if changed, err := l.f.Changed(e); err != nil {
 		return err
 	} else if changed {
-		if err := k.tree.Refresh(e); err != nil {
+		if err := k.tree.Refresh(e); k.vanished(err) {
+			k.forget(l)
+			return emit(func() (func() error, error) { return func() error { return k.vanish(i) }, nil })
+		} else if err != nil {
 			return err
 		}
 		k.keepGrid(e)
+		k.update(i, e)
 	}
 	if e.Size <= k.Entry.Block {
 		k.forget(l)
@@ -153,8 +160,11 @@ func searchExtent(extents []delta.Extent, off int64) int {
 // chunk reads and digests the blocks from off to end, and returns what stores them.
 func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 	size := l.m.Size
-	c := &chunk{off: off, buf: k.bufs.get(int(end - off))}
+	c := k.chunks.get(off)
+	c.buf = k.bufs.get(int(end - off))
 	c.data = (*c.buf)[:0]
+	p := k.chunks.get(off)
+	defer k.chunks.Put(p)
 	inc := k.o.Parent != nil
 	var scratch *[]byte
 	if inc {
@@ -168,26 +178,27 @@ func (k *packer) chunk(l *large, off, end int64) (func() error, error) {
 		if to < end {
 			to, _ = l.grid.Range(l.grid.Index(to), size)
 		}
-		p := chunk{off: at}
+		p.reset(at)
 		if inc {
 			p.data = (*scratch)[:to-at]
 		} else {
 			p.data = (*c.buf)[at-off : to-off]
 		}
 		first := l.grid.Index(at)
-		if err := k.readPiece(l, &p, first); err != nil {
+		if err := k.readPiece(l, p, first); err != nil {
 			return nil, err
 		}
 		if !inc {
-			p.sums = k.allSums(&p, l.grid, first, size)
+			p.sums = k.allSums(p.sums, p, l.grid, first, size)
 			c.data = (*c.buf)[:to-off]
-		} else if err := k.compare(l, &p, first); err != nil {
+		} else if err := k.compare(l, p, first); err != nil {
 			return nil, err
 		}
-		c.join(&p)
+		c.join(p)
 		at = to
 	}
 	return func() error {
+		defer k.chunks.Put(c)
 		defer k.bufs.Put(c.buf)
 		k.progress(&l.m, end-off)
 		l.section.Add(c.digests)
@@ -212,7 +223,7 @@ func (k *packer) skips(l *large) *delta.Table {
 // readPiece gives p its digests, and reads what is needed of its bytes.
 func (k *packer) readPiece(l *large, p *chunk, first int64) error {
 	if k.o.Parent != nil {
-		p.parent = make([]delta.Digest, l.grid.Index(p.off+int64(len(p.data))-1)-first+1)
+		p.parent = sized(p.parent, l.grid.Index(p.off+int64(len(p.data))-1)-first+1)
 		var err error
 		if p.inParent, err = l.parentDigests(first, p.parent); err != nil {
 			return err
@@ -225,7 +236,7 @@ func (k *packer) readPiece(l *large, p *chunk, first int64) error {
 		k.digest(p, l.grid, first)
 		return nil
 	}
-	p.digests = make([]delta.Digest, l.grid.Index(p.off+int64(len(p.data))-1)-first+1)
+	p.digests = sized(p.digests, l.grid.Index(p.off+int64(len(p.data))-1)-first+1)
 	if err := l.known.Read(first, p.digests); err != nil {
 		return fmt.Errorf("%s: %w", l.m.Path, err)
 	}
@@ -270,6 +281,32 @@ func (p *buffers) get(n int) *[]byte {
 	}
 	b := make([]byte, n)
 	return &b
+}
+
+// chunks are kept for the next one who needs one.
+type chunks struct{ sync.Pool }
+
+// get returns an empty chunk at off.
+func (p *chunks) get(off int64) *chunk {
+	c, ok := p.Get().(*chunk)
+	if !ok {
+		c = &chunk{}
+	}
+	c.reset(off)
+	return c
+}
+
+// reset makes c an empty chunk at off, with the memory that it had.
+func (c *chunk) reset(off int64) {
+	*c = chunk{
+		off: off, digests: c.digests[:0], sums: c.sums[:0], units: c.units[:0],
+		parent: c.parent[:0], old: c.old[:0], look: c.look,
+	}
+}
+
+// sized returns a slice of n elements of any content, s if it has room for them.
+func sized[T any](s []T, n int64) []T {
+	return slices.Grow(s[:0], int(n))[:n]
 }
 
 // join appends what p, which follows c, says. Of an increment it copies the new data.
@@ -387,7 +424,11 @@ func (c *chunk) add(u unit) {
 
 // compare finds out, for an increment, what the parent has of the blocks of c.
 func (k *packer) compare(l *large, c *chunk, first int64) error {
-	par, pd := k.o.Parent, c.parent
+	pd := c.parent
+	var err error
+	if c.old, err = k.o.Parent.appendRows(c.old, l.pm, l.pt, first, k.subs, pd[:c.inParent]); err != nil {
+		return err
+	}
 	for j := 0; j < len(c.digests); j++ {
 		off, n := l.grid.Range(first+int64(j), l.m.Size)
 		d := c.digests[j]
@@ -396,9 +437,9 @@ func (k *packer) compare(l *large, c *chunk, first int64) error {
 			continue
 		}
 		b := c.data[off-c.off:][:n]
-		old, err := par.rowOf(l.pm, l.pt, first+int64(j), k.subs, pd[j])
-		if err != nil {
-			return err
+		var old []delta.FindSum // nil: not known
+		if at := j * k.subs; at < len(c.old) {
+			old = c.old[at:][:k.subs]
 		}
 		if c.isParents(j) {
 			c.add(unit{kind: delta.Same, n: n})
@@ -431,10 +472,10 @@ func (k *packer) compareBlock(l *large, c *chunk, off, n int64, d delta.Digest, 
 		}
 	}
 	units := int((n + delta.FindUnit - 1) / delta.FindUnit)
-	kinds := make([]delta.Kind, units)
-	want := make([]bool, units)
-	list := make([][]byte, units)
-	pos := make([]int64, units)
+	w := &c.look
+	w.kinds, w.want, w.list, w.pos = sized(w.kinds, int64(units)), sized(w.want, int64(units)), sized(w.list, int64(units)), sized(w.pos, int64(units))
+	kinds, want, list, pos := w.kinds, w.want, w.list, w.pos
+	clear(want)
 	for u := range units {
 		list[u] = sums[u][:]
 		end := off + min(n, int64(u+1)*delta.FindUnit)
@@ -450,11 +491,11 @@ func (k *packer) compareBlock(l *large, c *chunk, off, n int64, d delta.Digest, 
 	}
 	x.Find(list, want, pos)
 	for u := range units {
-		w := unit{kind: kinds[u], n: min(n-int64(u)*delta.FindUnit, delta.FindUnit), sum: sums[u]}
+		x := unit{kind: kinds[u], n: min(n-int64(u)*delta.FindUnit, delta.FindUnit), sum: sums[u]}
 		if want[u] && pos[u] >= 0 {
-			w.kind, w.pos = delta.Copy, pos[u]
+			x.kind, x.pos = delta.Copy, pos[u]
 		}
-		c.add(w)
+		c.add(x)
 	}
 	return nil
 }
@@ -538,7 +579,7 @@ func (k *packer) addUnits(l *large, c *chunk) error {
 		if u.kind == delta.Data {
 			need = u.n
 		}
-		if l.seg.Full(need) || int64(len(l.payload))+need > segmentData {
+		if l.seg.Full(need) || int64(len(k.payload))+need > segmentData {
 			if err := k.flushSegment(l); err != nil {
 				return err
 			}
@@ -571,7 +612,10 @@ func (k *packer) addUnits(l *large, c *chunk) error {
 				break
 			}
 			k.self.Put(u.sum, delta.Place{File: l.file, Offset: off})
-			l.payload = append(l.payload, data...)
+			if k.payload == nil {
+				k.payload = make([]byte, 0, segmentData)
+			}
+			k.payload = append(k.payload, data...)
 			k.stats.Data += u.n
 		}
 		l.seg.Add(kind, u.n, src, at)
@@ -602,7 +646,7 @@ func (k *packer) flushSegment(l *large) error {
 		return err
 	}
 	head := l.seg.AppendHead(nil, l.m.Size)
-	g := manifest.Segment{Start: l.seg.Start(), End: l.seg.End(), Head: int64(len(head)), Data: int64(len(l.payload))}
+	g := manifest.Segment{Start: l.seg.Start(), End: l.seg.End(), Head: int64(len(head)), Data: int64(len(k.payload))}
 	name := fmt.Sprintf("%s%s/%08d", nameDelta, l.m.Path, len(l.m.Stored.Segments))
 	if err := k.s.header(k.s.own(name, g.Head+g.Data)); err != nil {
 		return fmt.Errorf("%s: %w", l.m.Path, err)
@@ -612,11 +656,14 @@ func (k *packer) flushSegment(l *large) error {
 		return err
 	}
 	if g.Data > 0 {
-		g.Digest = delta.Sum(l.payload)
+		if k.o.Codec.Name() == "none" {
+			g.Digest = delta.Sum(k.payload) // else the frames' digests cover it: to hash it again is a tenth of an increment's time
+		}
 		if err := k.s.w.Cut(); err != nil {
 			return err
 		}
-		if err := k.s.data(l.payload); err != nil {
+		var err error
+		if k.payload, err = k.s.w.Take(k.payload); err != nil { // other digests cover it
 			return err
 		}
 	}
@@ -626,7 +673,6 @@ func (k *packer) flushSegment(l *large) error {
 	l.m.Stored.Segments = append(l.m.Stored.Segments, g)
 	l.m.Stored.Bytes += g.Data
 	k.stats.Stored += g.Data
-	l.payload = l.payload[:0]
 	l.seg.Reset(next)
 	return nil
 }
@@ -651,7 +697,7 @@ func (k *packer) endLarge(i int, l *large) error {
 	} else if err := k.endDelta(l); err != nil {
 		return err
 	}
-	changed, err := l.f.Changed(&k.entries[i])
+	changed, err := l.f.Changed(k.entry(i))
 	if err != nil {
 		return err
 	}
@@ -700,10 +746,12 @@ func (k *packer) again(i int, l *large) error {
 	if err := sleep(k.ctx, time.Duration(k.tries[i])*200*time.Millisecond); err != nil {
 		return err
 	}
-	if err := k.tree.Refresh(&k.entries[i]); err != nil {
+	e := k.entry(i)
+	if err := k.tree.Refresh(e); err != nil {
 		return err
 	}
-	k.keepGrid(&k.entries[i])
+	k.keepGrid(e)
+	k.update(i, e)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -277,6 +278,97 @@ func TestVanished(t *testing.T) {
 	_, err := tryPack(dir, archive.PackOptions{Workers: 1, Progress: at("gone", func(int) { os.Remove(filepath.Join(dir, "gone")) })})
 	if !errors.Is(err, fs.ErrNotExist) || strings.Count(err.Error(), "gone") != 1 {
 		t.Errorf("between two reads: %v", err)
+	}
+}
+
+// Live, what is gone is left out, and said: only what other names still have of it stays.
+func TestVanishedLive(t *testing.T) {
+	archivetest.Tools(t, "python3")
+	for _, kind := range []string{"full", "increment"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "vm")
+			mustDo(t, os.MkdirAll(filepath.Join(dir, "logs"), 0o755))
+			writeFile(t, dir, "a", []byte("a"))
+			for i, n := range []string{"gone", "large", "logs/rotated", "twice", "twice-large", "other", "became"} {
+				size := 1000
+				if strings.HasSuffix(n, "large") {
+					size = 3 << 20
+				}
+				writeFile(t, dir, n, noise(uint64(i), size))
+			}
+			for _, l := range [][2]string{{"twice", "u1"}, {"twice", "u2"}, {"twice", "u3"}, {"twice-large", "v1"}, {"twice-large", "v2"}, {"other", "p1"}} {
+				mustDo(t, os.Link(filepath.Join(dir, l[0]), filepath.Join(dir, l[1])))
+			}
+			var chain []packed
+			o := archive.PackOptions{Codec: codecNamed(t, "none"), Live: true}
+			if kind == "increment" {
+				chain = append(chain, pack(t, dir, archive.PackOptions{}))
+				o.Parent = chain[0].manifest(t)
+				for i, n := range []string{"gone", "large", "twice", "twice-large"} {
+					f, err := os.OpenFile(filepath.Join(dir, n), os.O_WRONLY, 0)
+					mustDo(t, err)
+					_, err = f.Write(noise(uint64(50+i), 900)) // the other names see it, too
+					mustDo(t, errors.Join(err, f.Close()))
+				}
+			}
+			plan, err := archive.MakePlan(context.Background(), dir, o)
+			mustDo(t, err)
+			defer plan.Close()
+			gone := []manifest.Path{"became", "gone", "large", "logs/rotated", "other", "p1", "twice", "twice-large", "u1"}
+			for _, n := range gone {
+				mustDo(t, os.Remove(filepath.Join(dir, string(n))))
+			}
+			mustDo(t, os.Mkdir(filepath.Join(dir, "became"), 0o700))
+			var out, side bytes.Buffer
+			r, err := plan.Pack(context.Background(), &out, &side)
+			mustDo(t, err)
+			p := packed{out.Bytes(), side.Bytes(), r}
+			p.verify(t)
+			if got := slices.Sorted(slices.Values(r.Vanished)); !slices.Equal(got, gone) {
+				t.Errorf("vanished: %q, want %q", got, gone)
+			}
+			if n := member(t, p.open(t).Manifest().Snapshot, "u3"); n.Type != manifest.Link || n.Target != "u2" {
+				t.Errorf("u3: %+v", n.State)
+			}
+			chain = append(chain, p)
+			restored := filepath.Join(t.TempDir(), "out")
+			restorePy(t, restored, chain...)
+			mustDo(t, os.Remove(filepath.Join(dir, "became")))
+			top, err := os.Stat(restored)
+			mustDo(t, err)
+			mustDo(t, os.Chtimes(dir, top.ModTime(), top.ModTime())) // as they were walked
+			logs, err := os.Stat(filepath.Join(restored, "logs"))
+			mustDo(t, err)
+			mustDo(t, os.Chtimes(filepath.Join(dir, "logs"), logs.ModTime(), logs.ModTime()))
+			same(t, dir, restored)
+			if kind == "full" {
+				archivetest.Tools(t, "tar")
+				to := t.TempDir()
+				file := filepath.Join(t.TempDir(), "a.tar")
+				mustDo(t, os.WriteFile(file, p.data, 0o600))
+				command(t, to, "tar", "-xpf", file)
+				mustDo(t, os.RemoveAll(filepath.Join(to, ".tarvm")))
+				fixTop(t, dir, to)
+				same(t, dir, to)
+			} else {
+				to, said := tarIncrements(t, chain...)
+				for _, n := range gone {
+					if _, err := os.Lstat(filepath.Join(to, string(n))); !errors.Is(err, fs.ErrNotExist) {
+						t.Errorf("after tar -x -g there is %s: %v; tar said: %s", n, err, said)
+					}
+				}
+				for _, n := range []string{"a", "u2", "logs"} {
+					if _, err := os.Lstat(filepath.Join(to, n)); err != nil {
+						t.Errorf("%v; tar said: %s", err, said)
+					}
+				}
+			}
+			next := pack(t, dir, archive.PackOptions{Parent: p.manifest(t), TrustTimes: true})
+			next.verify(t)
+			if next.result.ID != r.ID {
+				t.Error("the same state packed again is another one")
+			}
+		})
 	}
 }
 

@@ -103,7 +103,7 @@ func (a *Archive) readTail() error {
 	if err := readAt(a.src, enc, a.tail.Offset); err != nil {
 		return err
 	}
-	d, err := a.c.NewDecoder()
+	d, err := a.c.NewDecoder(codec.DecoderOptions{})
 	if err != nil {
 		return err
 	}
@@ -210,11 +210,7 @@ func (a *Archive) readManifest() error {
 	if m.Offset < 0 || m.Length > end-m.Offset || b.Offset < m.Offset+m.Length || b.Length > end-b.Offset {
 		return fmt.Errorf("%w: manifest at %d+%d, blocks at %d+%d of %d", ErrCorrupt, m.Offset, m.Length, b.Offset, b.Length, end)
 	}
-	text, err := readGrowing(io.NewSectionReader(a.data, m.Offset, m.Length), m.Length)
-	if err != nil {
-		return fmt.Errorf("%s: %w", nameManifest, err)
-	}
-	snap, err := manifest.Decode(text)
+	snap, err := readSnapshot(io.NewSectionReader(a.data, m.Offset, m.Length))
 	if err != nil {
 		return err
 	}
@@ -223,6 +219,15 @@ func (a *Archive) readManifest() error {
 	}
 	a.man = NewManifest(snap, io.NewSectionReader(a.data, b.Offset, b.Length))
 	return nil
+}
+
+// readSnapshot reads a manifest.json.
+func readSnapshot(r io.Reader) (*manifest.Snapshot, error) {
+	s, err := manifest.Read(r)
+	if err != nil && !errors.Is(err, manifest.ErrCorrupt) && !errors.Is(err, manifest.ErrVersion) {
+		err = fmt.Errorf("%s: %w", nameManifest, err)
+	}
+	return s, err
 }
 
 // readGrowing reads n bytes without believing n before they are there.
@@ -325,12 +330,7 @@ func OpenManifest(src formats.Source) (*Manifest, error) {
 		}
 		parts[want] = io.NewSectionReader(src, h.Body, h.Size)
 	}
-	p := parts[nameManifest]
-	text, err := readGrowing(p, p.Size())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", nameManifest, err)
-	}
-	snap, err := manifest.Decode(text)
+	snap, err := readSnapshot(parts[nameManifest])
 	if err != nil {
 		return nil, err
 	}
@@ -501,28 +501,35 @@ func (m *Manifest) sumRange(mem *manifest.Member) (off, n int64) {
 	return m.startOf(mem) * per, mem.Blocks * per
 }
 
-// rowOf returns the sums of block i of mem, nil if they are not known. Pd is the block's digest.
-func (m *Manifest) rowOf(mem *manifest.Member, t *delta.Table, i int64, subs int, pd delta.Digest) ([]delta.FindSum, error) {
-	if m.local == nil || t == nil || i >= t.Grid.Count(t.Size) {
-		return nil, nil
+// appendRows appends the sums of blocks of mem from block first on, which have the digests pd in its table t: subs for each block. It
+// appends nothing if they are not known.
+func (m *Manifest) appendRows(dst []delta.FindSum, mem *manifest.Member, t *delta.Table, first int64, subs int, pd []delta.Digest) ([]delta.FindSum, error) {
+	if m.local == nil || t == nil {
+		return dst, nil
 	}
-	row := make([]delta.FindSum, subs)
-	if pd.IsZero() {
-		return row, nil
+	ord, _ := t.Ordinal(first) // those of blocks that are not zero stand side by side
+	have := 0
+	for _, d := range pd {
+		if !d.IsZero() {
+			have++
+		}
 	}
-	ord, ok := t.Ordinal(i)
-	if !ok {
-		return nil, nil
+	b := make([]byte, have*subs*16)
+	if off, _ := m.sumRange(mem); have > 0 {
+		if err := readAt(m.local.sums, b, off+ord*int64(subs)*16); err != nil {
+			return dst, fmt.Errorf("parent's manifest: %s: %w", nameFind, err)
+		}
 	}
-	b := make([]byte, subs*16)
-	off, _ := m.sumRange(mem)
-	if err := readAt(m.local.sums, b, off+ord*int64(len(b))); err != nil {
-		return nil, fmt.Errorf("parent's manifest: %s: %w", nameFind, err)
+	for _, d := range pd {
+		for range subs {
+			var s delta.FindSum
+			if !d.IsZero() {
+				b = b[copy(s[:], b):]
+			}
+			dst = append(dst, s)
+		}
 	}
-	for j := range row {
-		copy(row[j][:], b[j*16:])
-	}
-	return row, nil
+	return dst, nil
 }
 
 // digestReader reads the digests of all members as one table.

@@ -62,7 +62,7 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 			os.Remove(name)
 		}
 		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, vmdir.ErrClaimed) {
-			return nil, err
+			return nil, (&Output{path: path}).named(err)
 		}
 	}
 }
@@ -124,6 +124,9 @@ var (
 	_ io.Writer      = (*Output)(nil)
 	_ formats.Output = (*Output)(nil)
 )
+
+// Sync makes what was written durable, still without its name.
+func (o *Output) Sync() error { return o.named(o.f.Sync()) }
 
 // Commit gives the file its name.
 func (o *Output) Commit() error { return o.CommitAs(o.path) }

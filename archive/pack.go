@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path"
 	"runtime"
 	"slices"
 	"sync"
@@ -49,15 +51,19 @@ type Result struct {
 	Decoded  int64              `json:"decoded"`  // bytes of the tar inside
 	Manifest int64              `json:"manifest"` // bytes written beside the archive
 	Stats    manifest.Stats     `json:"stats"`
-	Torn     []manifest.Path    `json:"torn,omitempty"` // live only: files that changed while they were read
+	Torn     []manifest.Path    `json:"torn,omitempty"`     // live only: files that changed while they were read
+	Vanished []manifest.Path    `json:"vanished,omitempty"` // live only: files that were listed, and gone when their turn came
 }
 
 // Pack writes the archive to out, from front to back, and its manifest to side unless side is nil. It
 // reads each file once. Neither writer is closed. With *RunningError, *ChangedError or any other error
-// what was written is of no use.
+// what was written is of no use. A plan is packed once.
 func (p *Plan) Pack(ctx context.Context, out, side io.Writer) (*Result, error) {
 	if locks := p.running(); len(locks) > 0 && !p.o.Live {
 		return nil, &RunningError{p.Dir, locks}
+	}
+	if p.entries == nil { // there is one for the directory itself at least
+		return nil, errPacked
 	}
 	workers := p.o.Workers
 	if workers <= 0 {
@@ -72,12 +78,12 @@ func (p *Plan) Pack(ctx context.Context, out, side io.Writer) (*Result, error) {
 	k := &packer{
 		Plan: p, s: s, workers: workers,
 		blocks: spool{dir: p.o.TempDir}, sums: spool{dir: p.o.TempDir},
-		members: make([]manifest.Member, len(p.entries)),
-		place:   make([]place, len(p.entries)),
-		paths:   []string{""},
-		open:    make(map[*large]bool),
-		ctx:     ctx,
+		place: make([]place, len(p.entries)),
+		paths: []string{""},
+		open:  make(map[*large]bool),
+		ctx:   ctx,
 	}
+	k.takeEntries()
 	defer k.closeFiles()
 	defer k.blocks.Close()
 	defer k.sums.Close()
@@ -89,6 +95,8 @@ func (p *Plan) Pack(ctx context.Context, out, side io.Writer) (*Result, error) {
 	}
 	return r, nil
 }
+
+var errPacked = errors.New("this plan was packed already")
 
 // place is where a member's digests and sums lie in the spools.
 type place struct {
@@ -102,10 +110,14 @@ type packer struct {
 	workers int
 
 	blocks, sums spool
-	members      []manifest.Member
+	members      []manifest.Member // as the walk left them until they are packed
+	here         []here            // of each
 	place        []place
 	superseded   []manifest.Member
 	oldPlace     []place
+
+	payload []byte // of the segment of a delta that is being filled
+	sumBuf  []byte
 
 	key     delta.Key
 	subs    int // sums for each digest
@@ -117,16 +129,46 @@ type packer struct {
 	linked  map[manifest.Path]int // increments: the members that links name
 	stats   manifest.Stats
 	torn    []manifest.Path
+	gone    map[int]bool // members that vanished
 	done    int64
 	retry   []int
 	tries   map[int]int
 	bufs    buffers // of chunks
 	scratch buffers // of pieces
+	chunks  chunks
 	report  time.Time
 
 	ctx    context.Context // of the run: jobs and their results wait on it
 	openMu sync.Mutex
 	open   map[*large]bool
+}
+
+// here is what is true of a member on this machine alone.
+type here struct {
+	dev, ino, nlink uint64
+	ctime           int64
+}
+
+// takeEntries takes the plan's entries apart: of many small files they are the most of what packing keeps, and a member
+// takes the place of its entry when it is packed.
+func (k *packer) takeEntries() {
+	k.members, k.here = make([]manifest.Member, len(k.entries)), make([]here, len(k.entries))
+	for i := range k.entries {
+		k.update(i, &k.entries[i])
+	}
+	k.entries = nil
+}
+
+// entry returns the entry of member i, which is not packed yet.
+func (k *packer) entry(i int) *vmdir.Entry {
+	h := &k.here[i]
+	return &vmdir.Entry{Member: k.members[i], Dev: h.dev, Ino: h.ino, Nlink: h.nlink, CTime: h.ctime}
+}
+
+// update makes e the entry of member i.
+func (k *packer) update(i int, e *vmdir.Entry) {
+	k.members[i], k.here[i] = e.Member, here{e.Dev, e.Ino, e.Nlink, e.CTime}
+	k.members[i].Stored = manifest.Stored{}
 }
 
 // keep remembers a file that is to be closed at the latest at the end.
@@ -158,11 +200,11 @@ func (k *packer) run(ctx context.Context, side io.Writer) (*Result, error) {
 	}
 	k.index = sync.OnceValues(func() (*finder, error) { return newFinder(k.o.Parent) })
 	if k.o.Parent != nil {
-		k.kids, k.pkids = childNames(len(k.entries), func(i int) *manifest.Member { return &k.entries[i].Member }),
+		k.kids, k.pkids = childNames(len(k.members), func(i int) *manifest.Member { return &k.members[i] }),
 			childNames(len(k.o.Parent.Members), func(i int) *manifest.Member { return &k.o.Parent.Members[i] })
 		k.linked = make(map[manifest.Path]int)
-		for i := range slices.Backward(k.entries) { // links stand behind what they name
-			e := &k.entries[i]
+		for i := range slices.Backward(k.members) { // links stand behind what they name
+			e := &k.members[i]
 			if _, ok := k.linked[e.Path]; ok {
 				k.linked[e.Path] = i
 			}
@@ -183,11 +225,14 @@ func (k *packer) run(ctx context.Context, side io.Writer) (*Result, error) {
 			return nil, err
 		}
 	}
-	todo := make([]int, len(k.entries))
+	todo := make([]int, len(k.members))
 	for i := range todo {
 		todo[i] = i
 	}
 	for len(todo) > 0 {
+		if todo, err = k.inherit(todo); err != nil {
+			return nil, err
+		}
 		k.retry = nil
 		err := ordered(ctx, k.workers, 2*k.workers+2, func(ctx context.Context, emit func(func() (func() error, error)) error) error {
 			for _, i := range todo {
@@ -229,11 +274,101 @@ func (k *packer) progress(m *manifest.Member, n int64) {
 	}
 }
 
+// vanished reports whether err says that a file is not there any more, where that is no reason to give up.
+func (k *packer) vanished(err error) bool {
+	return k.o.Live && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, vmdir.ErrReplaced))
+}
+
+// vanish leaves member i out.
+func (k *packer) vanish(i int) error {
+	if k.gone == nil {
+		k.gone = make(map[int]bool)
+	}
+	k.gone[i] = true
+	return nil
+}
+
+// isGone reports whether the member of that path has vanished.
+func (k *packer) isGone(p manifest.Path) bool {
+	for i := range k.gone {
+		if k.members[i].Path == p {
+			return true
+		}
+	}
+	return false
+}
+
+// inherit makes the first of the links to a file that vanished the file itself, and the others links to that. It returns
+// those of todo that are left.
+func (k *packer) inherit(todo []int) ([]int, error) {
+	heir := make(map[manifest.Path]manifest.Path)
+	left := todo[:0]
+	for _, i := range todo {
+		if m := &k.members[i]; m.Type == manifest.Link && k.isGone(m.Target) {
+			if to, ok := heir[m.Target]; ok {
+				m.Target = to
+			} else {
+				e := k.entry(i)
+				e.Type, e.Target = manifest.File, ""
+				if err := k.tree.Refresh(e); k.vanished(err) {
+					_ = k.vanish(i)
+					continue
+				} else if err != nil {
+					return nil, err
+				}
+				k.keepGrid(e)
+				heir[m.Target] = m.Path
+				k.update(i, e)
+				if k.linked != nil {
+					k.linked[m.Path] = i
+				}
+			}
+		}
+		left = append(left, i)
+	}
+	return left, nil
+}
+
+// leaveOut removes the members that vanished. The directories of an increment that listed them stand in the archive once
+// more, without them, because tar -x -g removes what is listed no longer.
+func (k *packer) leaveOut() ([]manifest.Path, error) {
+	if len(k.gone) == 0 {
+		return nil, nil
+	}
+	var paths []manifest.Path
+	lists := make(map[manifest.Path]bool)
+	n := 0
+	for i := range k.members {
+		if k.gone[i] {
+			paths = append(paths, k.members[i].Path)
+			lists[manifest.Path(path.Dir(string(k.members[i].Path)))] = true
+			continue
+		}
+		k.members[n], k.here[n], k.place[n] = k.members[i], k.here[i], k.place[i]
+		n++
+	}
+	k.members, k.here, k.place = k.members[:n], k.here[:n], k.place[:n]
+	if k.o.Parent == nil {
+		return paths, nil
+	}
+	k.kids = childNames(n, func(i int) *manifest.Member { return &k.members[i] })
+	for i := range k.members {
+		if m := &k.members[i]; lists[m.Path] {
+			h := toHeader(m)
+			setRecord(h, "GNU.dumpdir", k.dumpdir(m.Path))
+			if err := k.s.header(h); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return paths, nil
+}
+
 type emitFunc = func(func() (func() error, error)) error
 
 // produce emits the jobs of member i.
 func (k *packer) produce(ctx context.Context, i int, emit emitFunc) error {
-	e := &k.entries[i]
+	e := &k.members[i]
 	if e.Type != manifest.File {
 		return emit(func() (func() error, error) {
 			return func() error { return k.plain(i) }, nil
@@ -252,16 +387,14 @@ func (k *packer) produce(ctx context.Context, i int, emit emitFunc) error {
 
 // plain writes a member without content.
 func (k *packer) plain(i int) error {
-	m := k.members[i]
-	m.State, m.Hints = k.entries[i].State, k.entries[i].Hints
-	if m.Type == manifest.Link && slices.ContainsFunc(k.retry, func(j int) bool { return k.entries[j].Path == m.Target }) {
+	m := &k.members[i]
+	if m.Type == manifest.Link && (k.isGone(m.Target) || slices.ContainsFunc(k.retry, func(j int) bool { return k.members[j].Path == m.Target })) {
 		k.retry = append(k.retry, i) // tar links it to what stands before it
 		return nil
 	}
-	k.members[i] = m
-	h := toHeader(&m)
+	h := toHeader(m)
 	if k.o.Parent != nil {
-		pm := k.parent(&m)
+		pm := k.parent(m)
 		same := pm != nil && string(pm.AppendState(nil)) == string(m.AppendState(nil))
 		if m.Type == manifest.Dir {
 			same = same && slices.Equal(k.kids[m.Path], k.pkids[m.Path])
@@ -332,10 +465,8 @@ func (k *packer) inParent(p manifest.Path) bool {
 
 // takeOver makes member i what the parent's manifest says, unread.
 func (k *packer) takeOver(i int) error {
-	e := &k.entries[i]
-	pm := k.parent(&e.Member)
 	m := &k.members[i]
-	m.State, m.Hints = e.State, e.Hints
+	pm := k.parent(m)
 	m.Digest, m.Phase, m.Stride = pm.Digest, pm.Phase, pm.Stride
 	m.Holes = pm.Holes
 	m.Stored = manifest.Stored{As: manifest.AsSame}
@@ -369,8 +500,18 @@ type chunk struct {
 	units   []unit          // increments only
 	short   bool            // the file ended early
 
-	parent   []delta.Digest // increments only: the parent's digests
-	inParent int            // so many of the blocks the parent has
+	parent   []delta.Digest  // increments only: the parent's digests
+	inParent int             // so many of the blocks the parent has
+	old      []delta.FindSum // of these blocks the parent's sums, empty: not known
+	look     look
+}
+
+// look is what looking for the units of a block needs, kept for the next block.
+type look struct {
+	kinds []delta.Kind
+	want  []bool
+	list  [][]byte
+	pos   []int64
 }
 
 // unit is a run of bytes of one kind.
@@ -383,7 +524,7 @@ type unit struct {
 
 // readSmall reads a whole file and returns what stores it.
 func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
-	e := &k.entries[i]
+	e := k.entry(i)
 	var m manifest.Member
 	var data []byte
 	var extents []delta.Extent
@@ -421,11 +562,14 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 			}
 			return f.Changed(e)
 		}()
+		if k.vanished(err) {
+			return func() error { return k.vanish(i) }, nil
+		}
 		if err != nil {
 			return nil, err
 		}
 		if e.Size >= 4*wholeMax && e.Size > k.Entry.Block {
-			return func() error { return k.grown(i) }, nil
+			return func() error { return k.grown(i, e) }, nil
 		}
 		if !changed {
 			break
@@ -445,21 +589,23 @@ func (k *packer) readSmall(ctx context.Context, i int) (func() error, error) {
 	if e.Size > k.Entry.Block {
 		c = chunk{data: data}
 		k.digest(&c, m.Grid(k.Entry.Block), 0)
-		c.sums = k.allSums(&c, m.Grid(k.Entry.Block), 0, e.Size)
+		c.sums = k.allSums(nil, &c, m.Grid(k.Entry.Block), 0, e.Size)
 	} else {
 		m.Digest = delta.Sum(data)
 	}
 	return func() error {
 		k.progress(&m, m.Size)
+		k.update(i, e)
 		return k.storeSmall(i, &m, &c, data, extents)
 	}, nil
 }
 
 // grown puts a file that is not small any more on the list of those to be packed later.
-func (k *packer) grown(i int) error {
+func (k *packer) grown(i int, e *vmdir.Entry) error {
 	if k.tries[i]++; k.tries[i] > k.o.Tries {
-		return &ChangedError{k.entries[i].Path, k.tries[i]}
+		return &ChangedError{e.Path, k.tries[i]}
 	}
+	k.update(i, e)
 	k.retry = append(k.retry, i)
 	return nil
 }
@@ -534,11 +680,11 @@ func (k *packer) endSection(i int, m *manifest.Member, w *delta.SectionWriter, e
 }
 
 func (k *packer) addSums(c *chunk) {
-	b := make([]byte, 0, len(c.sums)*16)
+	k.sumBuf = k.sumBuf[:0]
 	for _, s := range c.sums {
-		b = append(b, s[:]...)
+		k.sumBuf = append(k.sumBuf, s[:]...)
 	}
-	_, _ = k.sums.Write(b) // its error sticks, and finish reads it
+	_, _ = k.sums.Write(k.sumBuf) // its error sticks, and finish reads it
 	for _, d := range c.digests {
 		if d.IsZero() {
 			k.stats.Zero += k.Entry.Block // about: the last block may be shorter
@@ -625,9 +771,9 @@ func (k *packer) digest(c *chunk, g delta.Grid, first int64) {
 	}
 }
 
-// allSums returns the sums of all blocks of c that are not zero.
-func (k *packer) allSums(c *chunk, g delta.Grid, first, size int64) []delta.FindSum {
-	sums := make([]delta.FindSum, 0, len(c.digests)*k.subs)
+// allSums appends the sums of all blocks of c that are not zero.
+func (k *packer) allSums(sums []delta.FindSum, c *chunk, g delta.Grid, first, size int64) []delta.FindSum {
+	sums = slices.Grow(sums, len(c.digests)*k.subs)
 	for j, d := range c.digests {
 		if !d.IsZero() {
 			off, n := g.Range(first+int64(j), size)
@@ -640,6 +786,10 @@ func (k *packer) allSums(c *chunk, g delta.Grid, first, size int64) []delta.Find
 // finish assembles the tables, and writes the end of the archive and the manifest beside it.
 func (k *packer) finish(side io.Writer) (*Result, error) {
 	if err := errors.Join(k.blocks.err, k.sums.err); err != nil {
+		return nil, err
+	}
+	gone, err := k.leaveOut()
+	if err != nil {
 		return nil, err
 	}
 	if err := k.diskIDs(); err != nil {
@@ -692,7 +842,6 @@ func (k *packer) finish(side io.Writer) (*Result, error) {
 	if err := k.s.w.Cut(); err != nil {
 		return nil, err
 	}
-	var err error
 	if loc.Manifest, err = k.s.copy(nameManifest, io.NewSectionReader(&text, 0, text.n), text.n); err != nil {
 		return nil, err
 	}
@@ -703,7 +852,7 @@ func (k *packer) finish(side io.Writer) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{
-		Snapshot: snap, ID: snap.ID, Digest: snap.Digest, Encoded: k.s.tap.n, Decoded: k.s.offset(), Stats: snap.Stats, Torn: k.torn,
+		Snapshot: snap, ID: snap.ID, Digest: snap.Digest, Encoded: k.s.tap.n, Decoded: k.s.offset(), Stats: snap.Stats, Torn: k.torn, Vanished: gone,
 	}
 	if side == nil {
 		return r, nil
@@ -767,8 +916,9 @@ type localFind struct {
 
 func (k *packer) localJSON() (*bytes.Reader, error) {
 	l := localFile{Packed: time.Now().UTC(), Find: localFind{base64.StdEncoding.EncodeToString(k.key[:]), delta.FindUnit}}
-	for i := range k.entries {
-		l.Seen = append(l.Seen, k.entries[i].Identity())
+	for _, h := range k.here {
+		e := vmdir.Entry{Dev: h.dev, Ino: h.ino, CTime: h.ctime}
+		l.Seen = append(l.Seen, e.Identity())
 	}
 	b, err := json.Marshal(&l)
 	return bytes.NewReader(append(b, '\n')), err

@@ -209,7 +209,10 @@ func (p *Plan) make(ctx context.Context) error {
 		p.Entry.Parent = &manifest.Parent{ID: par.ID, Digest: par.Digest, Name: par.Entry.Name}
 		p.pidx = par.Index()
 	}
-	seen := make(map[manifest.Path]bool)
+	var seen []bool // of the parent's members
+	if p.pidx != nil {
+		seen = make([]bool, len(p.o.Parent.Members))
+	}
 	newest := time.Unix(0, 0)
 	p.entries = entries[:0] // in place: they are the most of what packing many small files takes
 	for i := range entries {
@@ -221,8 +224,8 @@ func (p *Plan) make(ctx context.Context) error {
 		if e.ModTime.After(newest) {
 			newest = e.ModTime.Time
 		}
-		if p.pidx != nil {
-			seen[e.Path] = true
+		if j, ok := p.pidx[e.Path]; ok {
+			seen[j] = true
 		}
 		p.entries = append(p.entries, *e)
 	}
@@ -233,6 +236,7 @@ func (p *Plan) make(ctx context.Context) error {
 	if err := p.findDisks(ctx); err != nil {
 		return err
 	}
+	p.Items = make([]PlanItem, 0, len(p.entries))
 	for i := range p.entries {
 		p.keepGrid(&p.entries[i])
 		it := p.item(&p.entries[i])
@@ -243,8 +247,8 @@ func (p *Plan) make(ctx context.Context) error {
 	}
 	if p.o.Parent != nil {
 		for i := range p.o.Parent.Members {
-			if m := &p.o.Parent.Members[i]; !seen[m.Path] {
-				p.Removed = append(p.Removed, m.Path)
+			if !seen[i] {
+				p.Removed = append(p.Removed, p.o.Parent.Members[i].Path)
 			}
 		}
 	}

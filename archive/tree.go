@@ -82,7 +82,7 @@ type dirTree struct {
 }
 
 func (t *dirTree) Name() string { return t.name }
-func (t *dirTree) FS() fs.FS    { return t.root.FS() }
+func (t *dirTree) FS() fs.FS    { return vmdir.FS(t.root) }
 func (t *dirTree) Close() error { return t.root.Close() }
 
 func (t *dirTree) List(ctx context.Context, o vmdir.WalkOptions) (*Listing, error) {

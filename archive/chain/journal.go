@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 
 	"tarvm/archive/pax"
@@ -100,11 +101,15 @@ func readJournal(root *os.Root) ([]step, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return parseJournal(f)
+}
+
+func parseJournal(r io.Reader) ([]step, error) {
 	bad := func(err error) ([]step, error) {
 		return nil, fmt.Errorf("%w: journal of an interrupted restore, %s/%s: %w", ErrCorrupt, restoreDir, journalName, err)
 	}
 	var steps []step
-	d := json.NewDecoder(bufio.NewReader(f))
+	d := json.NewDecoder(bufio.NewReader(r))
 	for {
 		var s step
 		err := d.Decode(&s)
@@ -121,6 +126,11 @@ func readJournal(root *os.Root) ([]step, error) {
 		}
 		if s.N < 0 || s.M == nil && (s.Op == opMeta || s.Op == opLink || s.Op == opPatch) {
 			return bad(fmt.Errorf("step %d is not valid", len(steps)))
+		}
+		for _, x := range slices.Concat(s.Data, s.Zero) {
+			if x[0] < 0 || x[1] < 0 || x[1] > s.Size-x[0] {
+				return bad(fmt.Errorf("step %d: %d bytes at %d of a file of %d", len(steps), x[1], x[0], s.Size))
+			}
 		}
 		steps = append(steps, s)
 	}
@@ -187,6 +197,12 @@ func (r *roller) roll(ctx context.Context, steps []step, done func(s *step)) err
 	r.step("roll done")
 	if err := r.root.Rename(path.Join(restoreDir, journalName), path.Join(restoreDir, doneName)); err != nil {
 		return err
+	}
+	// A journal that came back after a power failure would be done again, over what the machine has written meanwhile.
+	if r.sync {
+		if err := syncDirs(r.root, restoreDir); err != nil {
+			return err
+		}
 	}
 	r.step("roll clean")
 	if err := removeAll(r.root, restoreDir); err != nil {

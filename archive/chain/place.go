@@ -126,6 +126,10 @@ func (p *place) begin() error {
 		}
 		if !errors.Is(err, fs.ErrExist) {
 			p.staging = ""
+			var pe *fs.PathError
+			if errors.As(err, &pe) {
+				err = &fs.PathError{Op: pe.Op, Path: p.dir, Err: pe.Err} // what is beside it is of no interest
+			}
 			return err
 		}
 	}

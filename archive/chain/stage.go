@@ -199,6 +199,7 @@ func (r *restorer) clone(i int32, o *out) (bool, error) {
 	case err != nil:
 		return false, err
 	}
+	r.step("cloned")
 	// What the clone did not reach is not in place, after all.
 	for b := o.b.at(max(size-1, 0)); size < o.b.m.Size && b < o.b.count(); b++ {
 		if off, n := o.b.rng(b); off+n > size {

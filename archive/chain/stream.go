@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 
 	"tarvm/archive"
@@ -47,7 +48,7 @@ const (
 var ErrOrder = errors.New("archives in the wrong order")
 
 // RestoreStream makes dir what the last archive in r says. R holds a chain, one archive behind the other, the base first,
-// all of one codec or of none. It is read once, from front to back. The base's files are written as they come, and
+// each in any codec. It is read once, from front to back. The base's files are written as they come, and
 // get their names when they are verified; archives that build on it are kept, decoded, in the staging directory
 // until the end. What dir holds is used as Restore does.
 //
@@ -58,7 +59,7 @@ var ErrOrder = errors.New("archives in the wrong order")
 func RestoreStream(ctx context.Context, r io.Reader, codecs []codec.Codec, dir string, o StreamOptions) (*RestoreResult, error) {
 	s := &streamer{
 		restorer: restorer{o: o.RestoreOptions, moved: make(map[int32]bool)},
-		src:      &source{r: r, ctx: ctx}, want: o.Want,
+		src:      &source{r: r, ctx: ctx}, want: o.Want, codecs: codecs,
 	}
 	in, err := codec.Open(codecs, s.src)
 	if errors.Is(err, codec.ErrUnknown) {
@@ -67,7 +68,8 @@ func RestoreStream(ctx context.Context, r io.Reader, codecs []codec.Codec, dir s
 	if err != nil {
 		return nil, s.bad(err)
 	}
-	defer in.Close()
+	s.ins = append(s.ins, in)
+	defer s.closeIns()
 	s.in = bufio.NewReaderSize(in, 1<<20)
 	if err := s.open(ctx, dir); err != nil {
 		return nil, err
@@ -86,10 +88,12 @@ func RestoreStream(ctx context.Context, r io.Reader, codecs []codec.Codec, dir s
 // streamer is a restorer that gets its chain from a stream.
 type streamer struct {
 	restorer
-	src  *source
-	want delta.Digest
+	src    *source
+	want   delta.Digest
+	codecs []codec.Codec
 
 	in      *bufio.Reader // decoded
+	ins     []io.Closer   // of decoders, each of which reads what the one before it decoded
 	dir     string        // where what comes is kept, in the place's root
 	spools  []spool
 	foreign bool
@@ -167,7 +171,7 @@ func (s *streamer) load(ctx context.Context) error {
 			break
 		}
 		if more, err = s.between(); err != nil {
-			return fmt.Errorf("behind archive %d of the stream, where only one of the same codec can follow: %w", len(c.entries), err)
+			return fmt.Errorf("behind archive %d of the stream: %w", len(c.entries), err)
 		}
 	}
 	if err := s.of(c, c.Head()); err != nil {
@@ -206,11 +210,33 @@ func (s *streamer) between() (bool, error) {
 		case err != nil:
 			return false, s.bad(err)
 		case !delta.IsZero(b):
-			return true, nil
+			return true, s.decode(b)
 		}
 		if _, err := s.in.Discard(len(b)); err != nil {
 			return false, s.bad(err)
 		}
+	}
+}
+
+// decode begins to decode what follows an archive without a codec, and begins with head. Where there is a codec, its end
+// is seen by codec.Open.
+func (s *streamer) decode(head []byte) error {
+	c := codec.Detect(s.codecs, head)
+	if c == nil || c.Name() == "none" {
+		return nil
+	}
+	in, err := codec.Open(s.codecs, s.in)
+	if err != nil {
+		return s.bad(err)
+	}
+	s.ins = append(s.ins, in)
+	s.in = bufio.NewReaderSize(in, 1<<20)
+	return nil
+}
+
+func (s *streamer) closeIns() {
+	for _, in := range slices.Backward(s.ins) {
+		in.Close() // only read
 	}
 }
 
@@ -308,10 +334,18 @@ func (s *streamer) create(name string) (spool, error) {
 	return sp, nil
 }
 
+// small refuses what is no small member.
+func small(h *pax.Header, limit int64) error {
+	if h.Stored > limit || h.Type != pax.TypeReg || h.Sparse != nil {
+		return fmt.Errorf("%w: %s of %d bytes", archive.ErrCorrupt, h.Name, h.Stored)
+	}
+	return nil
+}
+
 // text reads a small member.
 func (s *streamer) text(r *pax.Reader, h *pax.Header, limit int64) ([]byte, error) {
-	if h.Stored > limit || h.Type != pax.TypeReg || h.Sparse != nil {
-		return nil, fmt.Errorf("%w: %s of %d bytes", archive.ErrCorrupt, h.Name, h.Stored)
+	if err := small(h, limit); err != nil {
+		return nil, err
 	}
 	var b bytes.Buffer // grows with what is there, not with what the header says
 	if _, err := io.Copy(&b, r); err != nil {
@@ -343,12 +377,15 @@ func (s *streamer) members(ctx context.Context, r *pax.Reader, whole *os.File) (
 		}
 		switch {
 		case h.Name == manifestName:
-			text, err := s.text(r, h, maxManifest)
-			if err != nil {
+			if err := small(h, maxManifest); err != nil {
 				return nil, err
 			}
-			if m.snap, err = manifest.Decode(text); err != nil {
+			m.snap, err = manifest.Read(r)
+			if errors.Is(err, manifest.ErrCorrupt) || errors.Is(err, manifest.ErrVersion) {
 				return nil, err
+			}
+			if err != nil {
+				return nil, s.bad(err)
 			}
 		case h.Name == blocksName && whole != nil:
 			m.table = io.NewSectionReader(whole, h.Body, h.Stored)

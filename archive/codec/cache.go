@@ -105,7 +105,7 @@ func (c *Cache) get(r *Reader, i int) *cached {
 	}
 	data, scratch := c.data.take(r.frames[i].Decoded, true), c.scratch.take(r.frames[i].Encoded, false)
 	c.mu.Unlock()
-	f.data, scratch, f.err = r.read(i, data, scratch, false)
+	f.data, scratch, f.err = r.read(i, data, scratch, digest)
 	c.mu.Lock()
 	c.scratch.put(scratch)
 	if f.err != nil && c.frames[k] == e { // an error may pass; it is not kept
@@ -131,7 +131,7 @@ func (c *Cache) once(r *Reader, i int, use func(data []byte)) error {
 	}
 	data, scratch := c.data.take(r.frames[i].Decoded, false), c.scratch.take(r.frames[i].Encoded, false)
 	c.mu.Unlock()
-	data, scratch, err := r.read(i, data, scratch, false)
+	data, scratch, err := r.read(i, data, scratch, digest)
 	if err == nil {
 		use(data)
 	}

@@ -53,9 +53,12 @@ type Codec interface {
 	// NewEncoder returns an encoder for one goroutine.
 	NewEncoder(level int) (Encoder, error)
 	// NewDecoder returns a decoder for one goroutine.
-	NewDecoder() (Decoder, error)
+	NewDecoder(DecoderOptions) (Decoder, error)
 	// NewReader decodes a whole stream of any origin, as the stock program would, in bounded memory.
 	NewReader(r io.Reader) (io.ReadCloser, error)
+	// NewRun decodes the frames of the codec with which b begins, and leaves what stands behind them in b. A stream without
+	// frames goes to the end of b.
+	NewRun(b *bufio.Reader) (io.ReadCloser, error)
 	// AppendStored appends data as one frame without compression, in the one form of
 	// archive/FORMAT.md section 7. It takes MinStored to MaxStored bytes.
 	AppendStored(dst, data []byte) []byte
@@ -71,6 +74,12 @@ type Codec interface {
 // An Encoder appends one frame that holds src.
 type Encoder interface {
 	Encode(dst, src []byte) ([]byte, error)
+}
+
+// DecoderOptions say how to decode. The zero value works.
+type DecoderOptions struct {
+	// Unchecked: the codec's own checksum of what is decoded need not be compared. It is for who compares that with digests.
+	Unchecked bool
 }
 
 // A Decoder appends the size decoded bytes of exactly one frame. Another size, one that is negative or larger
@@ -135,16 +144,66 @@ func Detect(list []Codec, head []byte) Codec {
 	return nil
 }
 
-// Open decodes a stream in whatever codec of list it is. It is ErrUnknown when it is in none of them.
+// Open decodes a stream in whatever codec of list it is; frames of one codec may be followed by those of another. It is
+// ErrUnknown when it begins with none of them.
 func Open(list []Codec, r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 1<<20)
-	head, err := b.Peek(HeadLen)
-	if err != nil && !errors.Is(err, io.EOF) {
+	m := &mixed{list: list, b: bufio.NewReaderSize(r, 1<<20)}
+	err := m.next()
+	if errors.Is(err, io.EOF) {
+		err = ErrUnknown
+	}
+	if err != nil {
 		return nil, err
 	}
-	c := Detect(list, head)
-	if c == nil {
-		return nil, ErrUnknown
+	return m, nil
+}
+
+// mixed decodes one run of frames after the other.
+type mixed struct {
+	list []Codec
+	b    *bufio.Reader
+	run  io.ReadCloser
+	name string // of its codec
+	err  error
+}
+
+// next begins a run. It is io.EOF at the end of the stream.
+func (m *mixed) next() error {
+	head, err := m.b.Peek(HeadLen)
+	if len(head) == 0 && err != nil || err != nil && !errors.Is(err, io.EOF) {
+		return err
 	}
-	return c.NewReader(b)
+	c := Detect(m.list, head)
+	switch {
+	case c == nil && m.name == "":
+		return ErrUnknown
+	case c == nil:
+		return fmt.Errorf("%w: behind the frames of %s stands what is in no known compression", ErrCorrupt, m.name)
+	}
+	m.name = c.Name()
+	m.run, err = c.NewRun(m.b)
+	return err
+}
+
+func (m *mixed) Read(p []byte) (int, error) {
+	for m.err == nil {
+		n, err := m.run.Read(p)
+		if errors.Is(err, io.EOF) {
+			if err = m.run.Close(); err == nil {
+				err = m.next()
+			}
+		}
+		m.err = err
+		if n > 0 || len(p) == 0 {
+			return n, nil
+		}
+	}
+	return 0, m.err
+}
+
+func (m *mixed) Close() error {
+	if m.err != nil {
+		return nil // closed, or of no use
+	}
+	return m.run.Close()
 }

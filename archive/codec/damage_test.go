@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/zeebo/blake3"
+
 	"tarvm/archive/codec"
 	"tarvm/archive/codec/all"
 )
@@ -74,7 +76,7 @@ func TestFlipDigest(t *testing.T) {
 func TestFlipFormat(t *testing.T) {
 	eachFramed(t, func(t *testing.T, c codec.Codec) {
 		a := small(t, c)
-		d, err := c.NewDecoder()
+		d, err := c.NewDecoder(codec.DecoderOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,11 +116,63 @@ func TestFlipFormat(t *testing.T) {
 	})
 }
 
+// A codec's own checksum is compared by who reads everything; where the digests alone are, a wrong one does no harm, and other damage
+// makes no other length, and no panic.
+func TestUnchecked(t *testing.T) {
+	eachFramed(t, func(t *testing.T, c codec.Codec) {
+		a := small(t, c)
+		d, err := c.NewDecoder(codec.DecoderOptions{Unchecked: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cuts := a.cuts()
+		var at int64
+		wrong := 0 // flips that only the checksum told
+		for i, f := range a.frames {
+			frame := a.encoded[cuts[i]:cuts[i+1]]
+			want := a.data[at : at+f.Decoded]
+			at += f.Decoded
+			good := f.Digest
+			for bit := range 8 * len(frame) {
+				if quick() && bit%8 != bit/8%8 {
+					continue
+				}
+				frame[bit/8] ^= 1 << (bit % 8)
+				got, err := d.Decode(nil, frame, f.Decoded)
+				if err == nil && len(got) != len(want) || err != nil && !errors.Is(err, codec.ErrCorrupt) {
+					t.Errorf("frame %d, bit %d: %d bytes, %v", i, bit, len(got), err)
+				}
+				// As a writer would have it that makes wrong checksums, and right digests of what it makes.
+				h := blake3.Sum256(frame)
+				a.frames[i].Digest = [16]byte(h[:16])
+				r := a.reader(t, codec.ReaderOptions{Workers: 1})
+				s := r.Section(t.Context(), at-f.Decoded, f.Decoded)
+				all, serr := io.ReadAll(s)
+				s.Close()
+				if serr == nil && !bytes.Equal(all, want) {
+					t.Errorf("frame %d, bit %d: %s without an error", i, bit, diff(all, want))
+				}
+				if err == nil && serr != nil {
+					wrong++
+				}
+				a.frames[i].Digest = good
+				frame[bit/8] ^= 1 << (bit % 8)
+			}
+			if got, err := d.Decode(nil, frame, f.Decoded); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("frame %d, after the damaged ones: %s, %v", i, diff(got, want), err)
+			}
+		}
+		if has := c.Name() != "xz"; (wrong > 0) != has { // its library compares always
+			t.Errorf("%d wrong checksums were told by who reads everything", wrong)
+		}
+	})
+}
+
 // An archive that ends early is an error wherever that is, and what was read before it is right.
 func TestTruncated(t *testing.T) {
 	eachFramed(t, func(t *testing.T, c codec.Codec) {
 		a := small(t, c)
-		d, err := c.NewDecoder()
+		d, err := c.NewDecoder(codec.DecoderOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +336,7 @@ func TestBomb(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := c.NewDecoder()
+		d, err := c.NewDecoder(codec.DecoderOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,7 +380,7 @@ func zstdFrame(header string, blocks ...uint32) []byte {
 
 // Frames whose headers lie about what follows.
 func TestBombZstd(t *testing.T) {
-	d, err := codec.ByName(all.Codecs(), "zstd").NewDecoder()
+	d, err := codec.ByName(all.Codecs(), "zstd").NewDecoder(codec.DecoderOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ func fuzzDecode(f *testing.F, name string) {
 	if seeds < 6 {
 		f.Fatalf("%d seeds", seeds)
 	}
-	d, err := c.NewDecoder()
+	d, err := c.NewDecoder(codec.DecoderOptions{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -67,6 +67,13 @@ func fuzzDecode(f *testing.F, name string) {
 			}
 			if s := diff(stream, frame[6:]); s != "" || serr != nil {
 				t.Fatalf("the frame as a stream: %s, %v", s, serr)
+			}
+		}
+		// Open follows the frames by itself, and must find the same ends as the decoder.
+		if c.Match(b[:min(len(b), codec.HeadLen)]) {
+			opened, oerr := decodeAny([]codec.Codec{c}, b, limit+1)
+			if (oerr == nil) != (serr == nil) || serr == nil && !bytes.Equal(opened, stream) {
+				t.Fatalf("Open: %s, %v; NewReader: %v", diff(opened, stream), oerr, serr)
 			}
 		}
 		if serr != nil {

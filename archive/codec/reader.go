@@ -35,8 +35,8 @@ type Reader struct {
 	dec     []int64 // by frame: offset of its decoded bytes; one more at the end
 	workers int
 
-	decoders sync.Pool
-	cache    atomic.Pointer[Cache]
+	checked, unchecked sync.Pool // of decoders
+	cache              atomic.Pointer[Cache]
 }
 
 // maxEncoded is more than any codec makes of MaxFrame bytes: what does not compress grows by less than 1 in 1000.
@@ -91,9 +91,18 @@ func (r *Reader) FrameAt(off int64) int {
 // FrameRange returns where the decoded bytes of frame i are.
 func (r *Reader) FrameRange(i int) (off, n int64) { return r.dec[i], r.frames[i].Decoded }
 
+// care is what is compared of a frame, beside that it can be decoded.
+type care int
+
+const (
+	whole   care = iota // its digest, and the codec's checksum: that stock programs read it
+	digest              // its digest
+	lightly             // nothing, unless it cannot be decoded, to tell why
+)
+
 // read decodes frame i into dst. Scratch is for the encoded bytes, and is returned for the next call. The frame's digest is
-// compared first; lightly, only when the frame cannot be decoded, to tell why.
-func (r *Reader) read(i int, dst, scratch []byte, lightly bool) (data, next []byte, err error) {
+// compared first.
+func (r *Reader) read(i int, dst, scratch []byte, c care) (data, next []byte, err error) {
 	f := r.frames[i]
 	fail := func(err error) ([]byte, []byte, error) {
 		return nil, scratch, &FrameError{Frame: i, Offset: r.enc[i], Size: f.Encoded, Decoded: r.dec[i], Err: err}
@@ -108,28 +117,27 @@ func (r *Reader) read(i int, dst, scratch []byte, lightly bool) (data, next []by
 		}
 		return fail(err)
 	}
-	if !lightly && sum(enc) != f.Digest {
+	if c != lightly && sum(enc) != f.Digest {
 		return fail(ErrDigest)
 	}
-	d, err := r.decoder()
-	if err != nil {
-		return fail(err)
+	decoders := &r.unchecked
+	if c == whole {
+		decoders = &r.checked
 	}
-	defer r.decoders.Put(d)
+	d, ok := decoders.Get().(Decoder)
+	if !ok {
+		if d, err = r.codec.NewDecoder(DecoderOptions{Unchecked: c != whole}); err != nil {
+			return fail(err)
+		}
+	}
+	defer decoders.Put(d)
 	if data, err = d.Decode(dst[:0], enc, f.Decoded); err != nil {
-		if lightly && sum(enc) != f.Digest {
+		if c == lightly && sum(enc) != f.Digest {
 			err = ErrDigest
 		}
 		return fail(err)
 	}
 	return data, scratch, nil
-}
-
-func (r *Reader) decoder() (Decoder, error) {
-	if d, ok := r.decoders.Get().(Decoder); ok {
-		return d, nil
-	}
-	return r.codec.NewDecoder()
 }
 
 // ReadAt reads decoded bytes. It decodes the frames that hold them, and keeps some.
@@ -167,7 +175,8 @@ func (r *Reader) Share(c *Cache) { r.cache.Store(c) }
 func (r *Reader) Frame(i int, fn func(data []byte)) error { return r.cache.Load().once(r, i, fn) }
 
 // Section returns a reader of the n decoded bytes from off on. Frames are decoded ahead by
-// Workers goroutines, in order. It must be closed. Errors of frames are *FrameError.
+// Workers goroutines, in order; of each, digest and the codec's own checksum are compared. It must be closed. Errors of frames are
+// *FrameError.
 func (r *Reader) Section(ctx context.Context, off, n int64) io.ReadCloser {
 	if r.dec == nil {
 		return &plainSection{ctx: ctx, r: io.NewSectionReader(r.src, off, n)}
@@ -202,7 +211,7 @@ func (r *Reader) Section(ctx context.Context, off, n int64) io.ReadCloser {
 	for range r.workers {
 		s.wg.Go(func() {
 			for j := range jobs {
-				j.data, j.scratch, j.err = r.read(j.frame, j.data, j.scratch, false)
+				j.data, j.scratch, j.err = r.read(j.frame, j.data, j.scratch, whole)
 				close(j.done)
 			}
 		})
@@ -307,12 +316,16 @@ func (s *section) Close() error {
 // decoded bytes, and these, which are valid during the call only. Up to Workers calls run at a time, in any
 // order. The first error ends it. With codec none there are no frames.
 //
-// Lightly, unless it is nil, says of which of the listed frames the digest need not be compared: the caller takes little of
+// Light, unless it is nil, says of which of the listed frames the digest need not be compared: the caller takes little of
 // them, and compares that with a digest of its own. What cannot be decoded is found nevertheless.
-func (r *Reader) Frames(ctx context.Context, idx []int, lightly func(k int) bool, fn func(i int, off int64, data []byte) error) error {
+func (r *Reader) Frames(ctx context.Context, idx []int, light func(k int) bool, fn func(i int, off int64, data []byte) error) error {
 	return r.each(ctx, len(idx), func(data, scratch []byte, k int) ([]byte, []byte, error) {
 		i := idx[k]
-		data, scratch, err := r.read(i, data, scratch, lightly != nil && lightly(k))
+		c := digest
+		if light != nil && light(k) {
+			c = lightly
+		}
+		data, scratch, err := r.read(i, data, scratch, c)
 		if err != nil {
 			return data, scratch, err
 		}

@@ -158,8 +158,11 @@ func TestFramesStop(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		calls.Store(0)
 		err = r.Frames(ctx, idx, nil, func(int, int64, []byte) error {
-			if calls.Add(1) == 10 {
+			switch n := calls.Add(1); {
+			case n == 10:
 				cancel(errFail)
+			case n > 10:
+				<-ctx.Done() // the one that cancels may have to wait for a processor
 			}
 			return nil
 		})

@@ -202,28 +202,33 @@ func TestToolsEncode(t *testing.T) {
 // checkStream decodes b from readers of different manners.
 func checkStream(t *testing.T, c codec.Codec, name string, b, want []byte) {
 	t.Helper()
-	for manner, src := range map[string]io.Reader{
-		"buffer":   bytes.NewBuffer(b),
-		"half":     iotest.HalfReader(bytes.NewReader(b)),
-		"one byte": iotest.OneByteReader(bytes.NewReader(b)),
-		"late EOF": iotest.DataErrReader(bytes.NewReader(b)),
+	for manner, src := range map[string]func() io.Reader{
+		"buffer":   func() io.Reader { return bytes.NewBuffer(b) },
+		"half":     func() io.Reader { return iotest.HalfReader(bytes.NewReader(b)) },
+		"one byte": func() io.Reader { return iotest.OneByteReader(bytes.NewReader(b)) },
+		"late EOF": func() io.Reader { return iotest.DataErrReader(bytes.NewReader(b)) },
 	} {
 		if manner == "one byte" && (quick() || len(b) > 100_000) || manner == "half" && quick() {
 			continue
 		}
-		r, err := c.NewReader(src)
-		if err != nil {
-			t.Errorf("%s: %s: %v", name, manner, err)
-			continue
-		}
-		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s: %s: %s, %v", name, manner, diff(got, want), err)
-		}
-		if n, err := r.Read(make([]byte, 10)); n != 0 || err != io.EOF {
-			t.Errorf("%s: %s: %d bytes behind the end, %v", name, manner, n, err)
-		}
-		if err := r.Close(); err != nil {
-			t.Errorf("%s: %s: %v", name, manner, err)
+		for way, open := range map[string]func(io.Reader) (io.ReadCloser, error){
+			"NewReader": c.NewReader,
+			"Open":      func(r io.Reader) (io.ReadCloser, error) { return codec.Open(all.Codecs(), r) },
+		} {
+			r, err := open(src())
+			if err != nil {
+				t.Errorf("%s: %s: %s: %v", name, way, manner, err)
+				continue
+			}
+			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %s: %s: %s, %v", name, way, manner, diff(got, want), err)
+			}
+			if n, err := r.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+				t.Errorf("%s: %s: %s: %d bytes behind the end, %v", name, way, manner, n, err)
+			}
+			if err := r.Close(); err != nil {
+				t.Errorf("%s: %s: %s: %v", name, way, manner, err)
+			}
 		}
 	}
 }
@@ -231,19 +236,22 @@ func checkStream(t *testing.T, c codec.Codec, name string, b, want []byte) {
 // What stands between and behind frames, and is no data, is passed over as the program does.
 func TestPadding(t *testing.T) {
 	skip := "\x5a\x2a\x4d\x18\x05\x00\x00\x00noise"
+	long := "\x50\x2a\x4d\x18\xd0\x07\x00\x00" + strings.Repeat("n", 2000)
 	for _, tt := range []struct {
-		codec, name, between, behind string
+		codec, name, before, between, behind string
 	}{
-		{"zstd", "skippable frame", skip, skip},
-		{"lz4", "skippable frame", skip, skip},
-		{"xz", "stream padding", strings.Repeat("\x00", 8), strings.Repeat("\x00", 512)},
-		{"gzip", "zeros behind", "", strings.Repeat("\x00", 1000)},
-		{"gzip", "one zero behind", "", "\x00"},
+		{"zstd", "skippable frame", skip, skip, skip},
+		{"zstd", "long skippable frames", long + skip, long, long},
+		{"lz4", "skippable frame", skip, skip, skip},
+		{"lz4", "long skippable frames", long + skip, long, long},
+		{"xz", "stream padding", "", strings.Repeat("\x00", 8), strings.Repeat("\x00", 512)},
+		{"gzip", "zeros behind", "", "", strings.Repeat("\x00", 1000)},
+		{"gzip", "one zero behind", "", "", "\x00"},
 	} {
 		t.Run(tt.codec+" "+tt.name, func(t *testing.T) {
 			c := codec.ByName(all.Codecs(), tt.codec)
 			a := small(t, c)
-			b := []byte(string(a.encoded) + tt.between + string(a.encoded) + tt.behind)
+			b := []byte(tt.before + string(a.encoded) + tt.between + string(a.encoded) + tt.behind)
 			want := append(a.data, a.data...)
 			if s := diff(run(t, b, program(t, c), "-dc"), want); s != "" {
 				t.Fatalf("the program: %s", s)
@@ -273,6 +281,9 @@ func TestToolsRefuse(t *testing.T) {
 			}
 			if got, err := decode(c, b, 1<<20); err == nil {
 				t.Errorf("%s: %d bytes without an error", name, len(got))
+			}
+			if got, err := decodeAny(all.Codecs(), b, 1<<20); err == nil {
+				t.Errorf("%s: Open: %d bytes without an error", name, len(got))
 			}
 		}
 	})

@@ -106,6 +106,9 @@ func NewWriter(ctx context.Context, w io.Writer, c Codec, o WriterOptions) (*Wri
 
 func (w *Writer) encode(e Encoder) {
 	for j := range w.jobs {
+		if j.out == nil {
+			j.out = make([]byte, 0, w.size+w.size>>8+1<<10) // what does not get smaller has room, too
+		}
 		j.out, j.err = e.Encode(j.out[:0], j.in)
 		close(j.done)
 	}
@@ -199,6 +202,27 @@ func (w *Writer) Write(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// Take appends p to the stream as Write does, but takes its memory where it can, and gives other memory for it, of length 0:
+// what is a frame by itself is not copied. That is where a frame begins, for a p that has the capacity of a frame and is no longer.
+func (w *Writer) Take(p []byte) ([]byte, error) {
+	if w.plain || w.cur != nil || len(p) == 0 || len(p) > w.size || cap(p) < w.size {
+		_, err := w.Write(p)
+		return p[:0], err
+	}
+	if err := w.sticky(); err != nil {
+		return p[:0], err
+	}
+	if err := w.next(); err != nil {
+		return p[:0], err
+	}
+	w.offset += int64(len(p))
+	w.cur.in, p = p, w.cur.in
+	if len(w.cur.in) == w.size {
+		return p, w.Cut()
+	}
+	return p, nil
 }
 
 // next takes a free job for the next frame.

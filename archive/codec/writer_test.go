@@ -184,11 +184,11 @@ func (b broken) NewEncoder(level int) (codec.Encoder, error) {
 	return brokenEncoder{e, b.encode}, err
 }
 
-func (b broken) NewDecoder() (codec.Decoder, error) {
+func (b broken) NewDecoder(o codec.DecoderOptions) (codec.Decoder, error) {
 	if b.newDecoder == 0 {
 		return nil, errFail
 	}
-	return b.Codec.NewDecoder()
+	return b.Codec.NewDecoder(o)
 }
 
 type brokenEncoder struct {

@@ -1,6 +1,8 @@
 package vmdir
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 
 	"tarvm/delta"
@@ -40,3 +42,28 @@ func Extents(f *os.File, size int64) ([]delta.Extent, error) {
 	}
 	return extents(f, size)
 }
+
+// FS returns the files of root, as root.FS does; what is read of them cannot be seen by their access times, where the system
+// can do that.
+func FS(root *os.Root) fs.FS { return quietFS{root.FS(), root} }
+
+type quietFS struct {
+	fs.FS
+	root *os.Root
+}
+
+func (f quietFS) Open(name string) (fs.File, error) {
+	if oNoAtime != 0 && fs.ValidPath(name) {
+		file, err := f.root.OpenFile(name, os.O_RDONLY|oNoAtime, 0)
+		if err == nil {
+			return file, nil
+		}
+		if !errors.Is(err, fs.ErrPermission) { // it may be another user's, which may be read, but not so
+			return nil, err
+		}
+	}
+	return f.FS.Open(name)
+}
+
+func (f quietFS) Stat(name string) (fs.FileInfo, error)      { return fs.Stat(f.FS, name) }
+func (f quietFS) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(f.FS, name) }

@@ -13,10 +13,11 @@ import (
 	"tarvm/manifest"
 )
 
-// hasOwners: os.FileInfo tells no owner.
+// hasOwners: os.FileInfo tells no owner. Nor can a file be opened so that nobody sees it.
 const (
 	hasOwners = false
 	hasXattrs = false
+	oNoAtime  = 0
 )
 
 // validName refuses what the system takes for more than a name: C:, NUL, a\b.

@@ -81,13 +81,14 @@ func appendTrailer(dst, data []byte) []byte {
 }
 
 // NewDecoder returns a decoder of one goroutine.
-func (Codec) NewDecoder() (codec.Decoder, error) {
-	return &decoder{r: flate.NewReader(bytes.NewReader(nil))}, nil
+func (Codec) NewDecoder(o codec.DecoderOptions) (codec.Decoder, error) {
+	return &decoder{unchecked: o.Unchecked, r: flate.NewReader(bytes.NewReader(nil))}, nil
 }
 
 type decoder struct {
-	r   io.ReadCloser
-	src bytes.Reader
+	r         io.ReadCloser
+	src       bytes.Reader
+	unchecked bool
 }
 
 func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
@@ -121,7 +122,8 @@ func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	if k, err := d.r.Read(one[:]); k != 0 || err != io.EOF || d.src.Len() != 0 {
 		return bad("more than %d bytes", size)
 	}
-	if !bytes.Equal(appendTrailer(nil, out[n:]), frame[len(frame)-trailerLen:]) {
+	trailer := frame[len(frame)-trailerLen:]
+	if !d.unchecked && !bytes.Equal(appendTrailer(nil, out[n:]), trailer) || binary.LittleEndian.Uint32(trailer[4:]) != uint32(size) {
 		return bad("checksum or size does not fit")
 	}
 	return out, nil
@@ -129,7 +131,24 @@ func (d *decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 
 // NewReader decodes a stream of members, which zeros may follow.
 func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
+	m, err := newMembers(bufio.NewReaderSize(r, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// NewRun decodes the members with which b begins.
+func (Codec) NewRun(b *bufio.Reader) (io.ReadCloser, error) {
+	m, err := newMembers(b)
+	if err != nil {
+		return nil, err
+	}
+	m.run = true
+	return m, nil
+}
+
+func newMembers(b *bufio.Reader) (*members, error) {
 	z, err := pgzip.NewReader(b)
 	if err != nil {
 		return nil, fmt.Errorf("gzip: %w", cutOff(err))
@@ -143,6 +162,7 @@ func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) {
 type members struct {
 	z   *pgzip.Reader
 	r   *bufio.Reader // left behind the member at its end
+	run bool          // what is no member may follow
 	err error
 }
 
@@ -164,6 +184,9 @@ func (m *members) Read(p []byte) (int, error) {
 // next begins the next member, or returns io.EOF.
 func (m *members) next() error {
 	b, err := m.r.Peek(1)
+	if err == nil && m.run && b[0] != 0 && b[0] != 0x1f {
+		return io.EOF
+	}
 	if err == nil && b[0] != 0 {
 		if err := m.z.Reset(m.r); err != nil {
 			return fmt.Errorf("gzip: %w", cutOff(err))

@@ -2,6 +2,7 @@
 package lz4
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
@@ -37,8 +38,11 @@ const (
 	headerLen = 4 + 2 + 8 + 1
 )
 
-// Match looks for the magic.
+// Match looks for the magic, behind skippable frames.
 func (Codec) Match(head []byte) bool {
+	for len(head) >= 8 && binary.LittleEndian.Uint32(head)&^15 == skippable {
+		head = head[min(int64(len(head)), 8+int64(binary.LittleEndian.Uint32(head[4:]))):]
+	}
 	return len(head) >= 4 && binary.LittleEndian.Uint32(head) == magic
 }
 
@@ -89,11 +93,13 @@ func appendEnd(dst, data []byte) []byte {
 }
 
 // NewDecoder returns a decoder of one goroutine. It reads the frames that this package makes.
-func (Codec) NewDecoder() (codec.Decoder, error) { return decoder{}, nil }
+func (Codec) NewDecoder(o codec.DecoderOptions) (codec.Decoder, error) {
+	return decoder{o.Unchecked}, nil
+}
 
-type decoder struct{}
+type decoder struct{ unchecked bool }
 
-func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
+func (d decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	bad := func(f string, a ...any) ([]byte, error) {
 		return dst, fmt.Errorf("%w: lz4: %s", codec.ErrCorrupt, fmt.Sprintf(f, a...))
 	}
@@ -140,7 +146,7 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 		}
 		b = b[l:]
 	}
-	if at != len(out) || len(b) != 4 || binary.LittleEndian.Uint32(b) != xxh32(out[n:]) {
+	if at != len(out) || len(b) != 4 || !d.unchecked && binary.LittleEndian.Uint32(b) != xxh32(out[n:]) {
 		return bad("%d bytes, want %d, or the checksum does not fit", at-n, size)
 	}
 	return out, nil
@@ -148,7 +154,84 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 
 // NewReader decodes a stream of frames, also of those that others make.
 func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) {
-	return io.NopCloser(lz4.NewReader(r)), nil
+	return newReader(bufio.NewReaderSize(r, 64<<10), false), nil
+}
+
+// NewRun decodes the frames and skippable frames with which b begins.
+func (Codec) NewRun(b *bufio.Reader) (io.ReadCloser, error) { return newReader(b, true), nil }
+
+func newReader(b *bufio.Reader, run bool) io.ReadCloser {
+	k := walker{run}
+	return io.NopCloser(lz4.NewReader(codec.NewWalker(b, k.frame)))
+}
+
+// A walker goes over frames, and leaves skippable ones out: the library refuses those that come first.
+type walker struct{ run bool }
+
+const skippable = 0x184D2A50 // and 15 more
+
+func (k walker) frame(w *codec.Walker) error {
+	p, err := w.Peek(4)
+	if err != nil {
+		return err
+	}
+	if len(p) == 0 {
+		return io.EOF
+	}
+	var m uint32
+	if len(p) == 4 {
+		m = binary.LittleEndian.Uint32(p)
+	}
+	switch {
+	case m&^15 == skippable:
+		if p, err = w.Peek(8); err != nil {
+			return err
+		}
+		if len(p) < 8 {
+			return io.ErrUnexpectedEOF
+		}
+		return w.Drop(8 + int64(binary.LittleEndian.Uint32(p[4:])))
+	case m != magic && k.run && len(p) == 4:
+		return io.EOF
+	case m != magic:
+		return fmt.Errorf("%w: lz4: no frame where one should begin", codec.ErrCorrupt)
+	}
+	if p, err = w.Take(6); err != nil {
+		return err
+	}
+	flags := p[4]
+	n := 1 // checksum of the header
+	if flags&8 != 0 {
+		n += 8 // size
+	}
+	if flags&1 != 0 {
+		n += 4 // dictionary
+	}
+	if _, err := w.Take(n); err != nil {
+		return err
+	}
+	w.Next(func(w *codec.Walker) error { return k.block(w, flags) })
+	return nil
+}
+
+// block goes over a block, or the end of a frame.
+func (k walker) block(w *codec.Walker, flags byte) error {
+	p, err := w.Take(4)
+	if err != nil {
+		return err
+	}
+	n := int64(binary.LittleEndian.Uint32(p) &^ stored)
+	switch {
+	case n == 0:
+		if flags&4 != 0 {
+			n = 4
+		}
+		w.Next(k.frame)
+	case flags&0x10 != 0:
+		n += 4
+	}
+	w.Skip(n)
+	return nil
 }
 
 // AppendStored appends a frame of one uncompressed block.

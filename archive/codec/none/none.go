@@ -2,6 +2,7 @@
 package none
 
 import (
+	"bufio"
 	"errors"
 	"io"
 
@@ -30,10 +31,13 @@ func (Codec) Match(head []byte) bool { return len(head) >= 262 && string(head[25
 func (Codec) NewEncoder(int) (codec.Encoder, error) { return copier{}, nil }
 
 // NewDecoder returns what copies.
-func (Codec) NewDecoder() (codec.Decoder, error) { return copier{}, nil }
+func (Codec) NewDecoder(codec.DecoderOptions) (codec.Decoder, error) { return copier{}, nil }
 
 // NewReader returns r.
 func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(r), nil }
+
+// NewRun returns b.
+func (Codec) NewRun(b *bufio.Reader) (io.ReadCloser, error) { return io.NopCloser(b), nil }
 
 // AppendStored appends data.
 func (Codec) AppendStored(dst, data []byte) []byte { return append(dst, data...) }

@@ -20,10 +20,11 @@ type guard struct {
 	err   error
 	check int64 // length of the check behind a block
 	block int64 // bytes of the block's data so far
+	run   bool  // what is no stream may follow
 }
 
-func newGuard(r io.Reader) *guard {
-	return &guard{r: bufio.NewReaderSize(r, 64<<10), next: (*guard).stream}
+func newGuard(b *bufio.Reader, run bool) *guard {
+	return &guard{r: b, next: (*guard).stream, run: run}
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -69,8 +70,12 @@ func (g *guard) take(n int) error {
 
 // stream reads a stream header, or four bytes of padding. Only here the input may end.
 func (g *guard) stream() error {
-	if _, err := g.r.Peek(1); err != nil {
+	b, err := g.r.Peek(1)
+	if err != nil {
 		return err
+	}
+	if g.run && b[0] != magic[0] && b[0] != 0 {
+		return io.EOF
 	}
 	g.head = g.head[:0]
 	if err := g.take(4); err != nil {

@@ -3,6 +3,7 @@
 package xz
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
@@ -70,8 +71,8 @@ func (e encoder) Encode(dst, src []byte) ([]byte, error) {
 	return b, nil
 }
 
-// NewDecoder returns a decoder of one goroutine.
-func (Codec) NewDecoder() (codec.Decoder, error) { return decoder{}, nil }
+// NewDecoder returns a decoder of one goroutine. The library always compares checksums.
+func (Codec) NewDecoder(codec.DecoderOptions) (codec.Decoder, error) { return decoder{}, nil }
 
 type decoder struct{}
 
@@ -82,7 +83,7 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	if size < 0 || size > codec.MaxFrame {
 		return bad("stream of %d bytes", size)
 	}
-	r, err := open(bytes.NewReader(frame), true)
+	r, err := open(newBuffer(bytes.NewReader(frame)), true, false)
 	if err != nil {
 		return bad("%v", err)
 	}
@@ -111,13 +112,20 @@ func (decoder) Decode(dst, frame []byte, size int64) ([]byte, error) {
 	return out, nil
 }
 
-func open(r io.Reader, single bool) (io.Reader, error) {
-	return xz.ReaderConfig{DictCap: 1 << 16, SingleStream: single}.NewReader(newGuard(r))
+func newBuffer(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, 64<<10) }
+
+func open(b *bufio.Reader, single, run bool) (io.Reader, error) {
+	return xz.ReaderConfig{DictCap: 1 << 16, SingleStream: single}.NewReader(newGuard(b, run))
 }
 
 // NewReader decodes a concatenation of streams.
-func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) {
-	z, err := open(r, false)
+func (Codec) NewReader(r io.Reader) (io.ReadCloser, error) { return newReader(newBuffer(r), false) }
+
+// NewRun decodes the streams with which b begins.
+func (Codec) NewRun(b *bufio.Reader) (io.ReadCloser, error) { return newReader(b, true) }
+
+func newReader(b *bufio.Reader, run bool) (io.ReadCloser, error) {
+	z, err := open(b, false, run)
 	if err != nil {
 		return nil, fmt.Errorf("xz: %w", err)
 	}
