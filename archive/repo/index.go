@@ -38,6 +38,7 @@ const maxIndex = 1 << 30
 type cache struct {
 	next   int
 	byFile map[string]*Entry
+	digest delta.Digest // of the records
 }
 
 // readIndex returns what the index has, or nothing: it is a cache. An error is the medium's, when there may be an index that
@@ -68,7 +69,7 @@ func (r *Repo) readIndex(ctx context.Context) (*cache, error) {
 	for i := range es {
 		c.byFile[es[i].File] = &es[i]
 	}
-	c.next = h.Next
+	c.next, c.digest = h.Next, h.Digest
 	return c, nil
 }
 
@@ -218,18 +219,37 @@ func (r *Repo) writable(ctx context.Context) (*Forest, []*present, error) {
 	return r.load(ctx, c)
 }
 
+// loadTries is how often it is looked again where writers are at work.
+const loadTries = 20
+
 // load looks at what there is, and believes c.
 func (r *Repo) load(ctx context.Context, c *cache) (*Forest, []*present, error) {
-	all, problems, err := r.files(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	if c.lacks(all) {
-		// While it was listed an archive came into the place of another: either may be overlooked then.
-		if all, problems, err = r.files(ctx); err != nil {
-			return nil, nil, err
+	var last delta.Digest
+	for try := 0; ; try++ {
+		f, old, missed, err := r.look(ctx, c)
+		if err != nil || !missed || try == loadTries {
+			return f, old, err
+		}
+		// While it was listed an archive came into the place of another: either may be overlooked then, and once more for as
+		// long as the index says that writers go on.
+		now, err := r.readIndex(ctx)
+		if err != nil || try > 0 && now.digest == last {
+			return f, old, nil
+		}
+		last = now.digest
+		if c.byFile != nil {
+			c = now
 		}
 	}
+}
+
+// look is load, once. It also reports whether an entry may have been overlooked.
+func (r *Repo) look(ctx context.Context, c *cache) (*Forest, []*present, bool, error) {
+	all, problems, err := r.files(ctx)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	missed := c.lacks(all)
 	f := &Forest{Repository: r.info.ID, Problems: problems, next: c.next}
 	var old []*present
 	var last *Entry // of the number that is looked at
@@ -262,10 +282,11 @@ func (r *Repo) load(ctx context.Context, c *cache) (*Forest, []*present, error) 
 			var problem error
 			if e, problem, err = r.readEntry(ctx, x); err != nil {
 				if ctx.Err() != nil {
-					return nil, nil, context.Cause(ctx)
+					return nil, nil, false, context.Cause(ctx)
 				}
 				if errors.Is(err, fs.ErrNotExist) && !r.listed(ctx, x) {
-					continue // it was removed meanwhile
+					missed = true
+					continue // it was removed meanwhile, or another archive is in its place
 				}
 				problem = err
 			}
@@ -284,7 +305,7 @@ func (r *Repo) load(ctx context.Context, c *cache) (*Forest, []*present, error) 
 		f.Entries = append(f.Entries, e)
 	}
 	f.link()
-	return f, old, nil
+	return f, old, missed, nil
 }
 
 // ofMedium reports whether err says that a file could not be read, rather than what is wrong with it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"tarvm/formats"
@@ -96,6 +97,13 @@ type BusyError struct {
 func (e *BusyError) Error() string {
 	return fmt.Sprintf("%s: locked by %s", e.Medium, e.Owner)
 }
+
+// A removedError says that an entry was removed between two looks at the repository. It is ErrNoEntry, and fs.ErrNotExist.
+type removedError struct{ entry *Entry }
+
+func (e *removedError) Error() string { return fmt.Sprintf("%s was removed meanwhile", e.entry) }
+
+func (e *removedError) Is(target error) bool { return target == ErrNoEntry || target == fs.ErrNotExist } //nolint:errorlint // sentinels
 
 // Errors of this package; test with errors.Is.
 var (

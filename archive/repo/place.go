@@ -165,6 +165,30 @@ func (r *Repo) open(ctx context.Context, e *Entry) (*opened, error) {
 	return &opened{a, b}, nil
 }
 
+// openNow is open for an entry of another moment: a writer may have put another archive of the same state into its place
+// meanwhile, or moved it. It also returns the entry as it is now. One that has gone is ErrNoEntry.
+func (r *Repo) openNow(ctx context.Context, e *Entry) (*opened, *Entry, error) {
+	for try := 0; ; try++ {
+		o, err := r.open(ctx, e)
+		var off *OfflineError
+		if err == nil || try == readTries || ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrCorrupt) && !errors.As(err, &off) {
+			return o, e, err
+		}
+		f, ferr := r.Forest(ctx)
+		if ferr != nil {
+			return nil, e, err
+		}
+		now := f.own(e)
+		switch {
+		case now == e:
+			return nil, e, &removedError{e}
+		case now.File == e.File && now.Missing == e.Missing && (now.At == e.At || now.At != nil && e.At != nil && *now.At == *e.At):
+			return nil, e, err // nothing has changed
+		}
+		e = now
+	}
+}
+
 // openElsewhere opens the archive of e at its place, or in a directory that the user named.
 func (r *Repo) openElsewhere(ctx context.Context, e *Entry, f fileName) (Blob, string, error) {
 	off := &OfflineError{Entry: e, At: e.At}
@@ -273,8 +297,8 @@ func (r *Repo) Read(ctx context.Context, f *Forest, e *Entry) (*Reading, error) 
 			return nil, err
 		}
 		same := now.own(e)
-		if same == e { // it is not there any more
-			return nil, err
+		if same == e {
+			return nil, &removedError{e}
 		}
 		f, e = now, same
 	}
@@ -373,12 +397,12 @@ func (r *Repo) Relocate(ctx context.Context, f *Forest, es []*Entry, o RelocateO
 	}
 	var moved []*Entry
 	for _, e := range es {
-		ok, err := r.relocate(ctx, e, there, o)
+		now, err := r.relocate(ctx, e, there, o)
 		if err != nil {
 			return moved, err
 		}
-		if ok {
-			moved = append(moved, e)
+		if now != nil {
+			moved = append(moved, now)
 		}
 	}
 	if len(moved) == 0 {
@@ -413,19 +437,26 @@ func (r *Repo) Relocate(ctx context.Context, f *Forest, es []*Entry, o RelocateO
 	return moved, r.writeIndex(ctx, now)
 }
 
-func (r *Repo) relocate(ctx context.Context, e *Entry, there Medium, o RelocateOptions) (bool, error) {
-	f, err := nameOf(e)
-	if err != nil {
-		return false, err
+// relocate returns the entry that was moved, nil when it is there already.
+func (r *Repo) relocate(ctx context.Context, e *Entry, there Medium, o RelocateOptions) (*Entry, error) {
+	isThere := func() bool {
+		return there == nil && !e.Missing || there != nil && e.Missing && e.At != nil && e.At.Place == o.Place.Name
 	}
-	if there == nil && !e.Missing || there != nil && e.Missing && e.At != nil && e.At.Place == o.Place.Name {
-		return false, nil
+	if isThere() {
+		return nil, nil
 	}
-	from, err := r.open(ctx, e)
+	from, e, err := r.openNow(ctx, e)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer from.blob.Close()
+	if isThere() {
+		return nil, nil
+	}
+	f, err := nameOf(e)
+	if err != nil {
+		return nil, err
+	}
 	if o.Progress != nil {
 		o.Progress(archive.Progress{Phase: "copy", Path: e.String(), Total: from.blob.Size()})
 	}
@@ -434,7 +465,7 @@ func (r *Repo) relocate(ctx context.Context, e *Entry, there Medium, o RelocateO
 		err = rep.Err()
 	}
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", e, err)
+		return nil, fmt.Errorf("%s: %w", e, err)
 	}
 	src := io.NewSectionReader(from.blob, 0, from.blob.Size())
 	dst := r.m
@@ -443,45 +474,45 @@ func (r *Repo) relocate(ctx context.Context, e *Entry, there Medium, o RelocateO
 	}
 	up, err := dst.Create(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer up.Abort()
 	if _, err := io.Copy(up, contextReader{ctx, src}); err != nil {
-		return false, fmt.Errorf("%s: %w", e, err)
+		return nil, fmt.Errorf("%s: %w", e, err)
 	}
 	unlock, err := r.lock(ctx, "relocate")
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer unlock()
 	now, _, err := r.writable(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if x := now.byNumber[e.Number]; x == nil || x.Digest != e.Digest || x.File != e.File {
-		return false, fmt.Errorf("%w: %s was removed or replaced meanwhile", ErrNoEntry, e)
+		return nil, fmt.Errorf("%w: %s was removed or replaced meanwhile", ErrNoEntry, e)
 	}
 	if err := up.Commit(ctx, f.archive()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return false, err
+		return nil, err
 	}
 	if err := sameFile(ctx, dst, f.archive(), from.blob); err != nil {
-		return false, err
+		return nil, err
 	}
 	if there == nil {
 		if err := r.m.Remove(ctx, f.at()); err != nil || e.At == nil {
-			return true, err
+			return e, err
 		}
 		r.removeThere(ctx, e.At) // it was read from elsewhere when it cannot be reached
-		return true, nil
+		return e, nil
 	}
 	if err := r.keepManifest(ctx, f, from.arch); err != nil {
-		return false, err
+		return nil, err
 	}
 	at := &At{Place: o.Place.Name, File: f.archive(), Size: from.blob.Size(), ID: e.ID, Digest: e.Digest}
 	if err := r.putAt(ctx, f, at); err != nil {
-		return false, err
+		return nil, err
 	}
-	return true, r.m.Remove(ctx, f.archive())
+	return e, r.m.Remove(ctx, f.archive())
 }
 
 // sameFile reads a copy again and compares it.
@@ -542,6 +573,11 @@ func (r *Repo) keepManifest(ctx context.Context, f fileName, a *archive.Archive)
 // Evict removes the archive of an entry that a catalogue has, and keeps its manifest: a restore fetches it again. The
 // archive must be the file that at says, with its size and SHA-256.
 func (r *Repo) Evict(ctx context.Context, e *Entry, at At) error {
+	o, e, err := r.openNow(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer o.blob.Close()
 	f, err := nameOf(e)
 	if err != nil {
 		return err
@@ -549,11 +585,6 @@ func (r *Repo) Evict(ctx context.Context, e *Entry, at At) error {
 	if at.URL == "" || at.ID != e.ID || at.Digest != e.Digest {
 		return fmt.Errorf("%s: what the catalogue has is another archive", e)
 	}
-	o, err := r.open(ctx, e)
-	if err != nil {
-		return err
-	}
-	defer o.blob.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, contextReader{ctx, io.NewSectionReader(o.blob, 0, o.blob.Size())}); err != nil {
 		return fmt.Errorf("%s: %w", e, err)
@@ -632,7 +663,7 @@ func (r *Repo) Where(ctx context.Context, e *Entry) string {
 
 // Archive opens the archive of an entry alone; what is returned beside it must be closed.
 func (r *Repo) Archive(ctx context.Context, e *Entry) (*archive.Archive, io.Closer, error) {
-	o, err := r.open(ctx, e)
+	o, _, err := r.openNow(ctx, e)
 	if err != nil {
 		return nil, nil, err
 	}

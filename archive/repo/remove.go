@@ -88,7 +88,10 @@ func (r *Repo) Remove(ctx context.Context, es []*Entry, o RemoveOptions) (*Remov
 		f.Entries = slices.DeleteFunc(f.Entries, func(x *Entry) bool { return x == e })
 	}
 	f.link()
-	return res, errors.Join(err, r.writeIndex(context.WithoutCancel(ctx), f))
+	if ierr := r.writeIndex(context.WithoutCancel(ctx), f); err == nil {
+		err = ierr // behind another failure it is made anew in any case
+	}
+	return res, err
 }
 
 // removeEntry removes the files of an entry, and its archive at another place if that can be reached.

@@ -168,6 +168,10 @@ func (r *Repo) save(ctx context.Context, dir string, o SaveOptions) (*SaveResult
 			res.Entry, err = r.publish(ctx, s)
 		}
 		s.Close()
+		var there *presentError
+		if errors.As(err, &there) {
+			res.Entry, res.Parent, res.Pack, res.Unchanged, err = there.entry, there.parent, nil, true, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -216,7 +220,14 @@ type saving struct {
 	suffix   string
 	project  string
 	doing    string
+	// there returns the entry because of which there is to be none of the archive; nil: there is always to be one.
+	there func(*Forest) *Entry
 }
+
+// A presentError says that another writer has added the same meanwhile.
+type presentError struct{ entry, parent *Entry }
+
+func (e *presentError) Error() string { return fmt.Sprintf("%s is that state already", e.entry) }
 
 // Close drops what has not been published.
 func (s *saving) Close() {
@@ -247,6 +258,9 @@ func base(f *Forest, e *Entry, kind Kind) (*Entry, error) {
 // pack makes an archive of the directory.
 func (r *Repo) pack(ctx context.Context, f *Forest, dir string, c *choice, o *SaveOptions) (_ *saving, err error) {
 	s := &saving{doing: "save"}
+	if !o.Force {
+		s.there = func(f *Forest) *Entry { return o.same(f, s) }
+	}
 	if s.parent, err = base(f, c.parent, o.Kind); err != nil {
 		return nil, err
 	}
@@ -321,11 +335,7 @@ func (r *Repo) start(ctx context.Context, s *saving, temp string) (err error) {
 // unchanged.
 func (r *Repo) judge(ctx context.Context, f *Forest, s *saving, c *choice, o *SaveOptions, again bool) (next *choice, same *Entry, err error) {
 	if !o.Force {
-		var prefer delta.Digest
-		if s.parent != nil {
-			prefer = s.parent.Digest
-		}
-		if e := f.ByDigest(s.snap.ID, prefer); e != nil && (o.Kind != Full || e.Kind == Full) {
+		if e := o.same(f, s); e != nil {
 			return nil, e, nil
 		}
 		if s.parent != nil && o.Kind != Full {
@@ -344,9 +354,13 @@ func (r *Repo) judge(ctx context.Context, f *Forest, s *saving, c *choice, o *Sa
 		}
 	}
 	st := &s.snap.Stats
+	kept := 0.0 // part of the parent's data that is there still
 	if s.parent != nil {
 		if data := st.Bytes - st.Zero; data > 0 {
 			c.shared = max(0, 1-float64(st.Stored)/float64(data))
+		}
+		if had := s.parent.Stats.Bytes - s.parent.Stats.Zero; had > 0 {
+			kept = float64(st.Bytes-st.Zero-st.Stored-st.Self) / float64(had)
 		}
 	}
 	if again || c.reason == ReasonGiven || c.reason == ReasonFull {
@@ -375,10 +389,23 @@ func (r *Repo) judge(ctx context.Context, f *Forest, s *saving, c *choice, o *Sa
 		return nil, nil, err
 	case e != nil && e != c.parent && part > c.shared+0.1 && part >= sharedForeign:
 		return &choice{parent: e, reason: ReasonSimilar, shared: part}, nil, nil
-	case c.parent != nil && c.shared < sharedForeign && part < sharedForeign:
+	// What got large disks has all that it had.
+	case c.parent != nil && c.shared < sharedForeign && part < sharedForeign && kept < sharedEnough:
 		return &choice{reason: ReasonNone}, nil, nil
 	}
 	return nil, nil, nil
+}
+
+// same returns the entry that is what was packed, nil when there is none.
+func (o *SaveOptions) same(f *Forest, s *saving) *Entry {
+	var prefer delta.Digest
+	if s.parent != nil {
+		prefer = s.parent.Digest
+	}
+	if e := f.ByDigest(s.snap.ID, prefer); e != nil && (o.Kind != Full || e.Kind == Full) {
+		return e
+	}
+	return nil
 }
 
 // sameButFolders reports whether b differs from a in the modification times of folders alone: a machine that was only looked
@@ -412,6 +439,11 @@ func (r *Repo) publish(ctx context.Context, s *saving) (*Entry, error) {
 	f, old, err := r.writable(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if s.there != nil {
+		if e := s.there(f); e != nil {
+			return nil, &presentError{e, f.Parent(e)}
+		}
 	}
 	if s.parent != nil && f.ByDigest(s.parent.ID, s.parent.Digest) == nil {
 		return nil, &goneError{s.parent}

@@ -188,8 +188,10 @@ func (r *Repo) ScanDir(ctx context.Context, dir string, o ScanOptions) (*Scan, e
 type State struct {
 	Dir   string `json:"dir"`
 	Empty bool   `json:"empty,omitempty"` // there is nothing in it, or it is not there
-	Entry *Entry `json:"entry,omitempty"` // the state that the directory has; nil: it is not saved
-	Base  *Entry `json:"base,omitempty"`  // what was there last, as far as is known
+	// Absent: there is no such directory.
+	Absent bool   `json:"absent,omitempty"`
+	Entry  *Entry `json:"entry,omitempty"` // the state that the directory has; nil: it is not saved
+	Base   *Entry `json:"base,omitempty"`  // what was there last, as far as is known
 	// Quick: the files were compared with Base by size, times and inode alone, and Changed are those that differ.
 	Quick   bool            `json:"quick,omitempty"`
 	Changed []manifest.Path `json:"changed,omitempty"`
@@ -224,7 +226,7 @@ func (r *Repo) State(ctx context.Context, f *Forest, dir string, o StateOptions)
 	s := &State{Dir: dir}
 	list, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
-		s.Empty = true
+		s.Empty, s.Absent = true, err != nil
 		return s, nil
 	}
 	if err != nil {
@@ -323,6 +325,28 @@ func (f *Forest) block() int64 {
 
 // ManifestOf opens the manifest of an entry, which must be closed.
 func (r *Repo) ManifestOf(ctx context.Context, e *Entry) (*archive.Manifest, io.Closer, error) {
+	for try := 0; ; try++ {
+		m, c, err := r.manifestOf(ctx, e)
+		if !errors.Is(err, fs.ErrNotExist) || try == readTries {
+			return m, c, err
+		}
+		// A writer may have put another archive of the same state into its place meanwhile.
+		f, ferr := r.Forest(ctx)
+		if ferr != nil {
+			return nil, nil, err
+		}
+		now := f.own(e)
+		switch {
+		case now == e:
+			return nil, nil, &removedError{e}
+		case now.File == e.File:
+			return nil, nil, err
+		}
+		e = now
+	}
+}
+
+func (r *Repo) manifestOf(ctx context.Context, e *Entry) (*archive.Manifest, io.Closer, error) {
 	f, err := nameOf(e)
 	if err != nil {
 		return nil, nil, err

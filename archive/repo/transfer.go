@@ -165,24 +165,33 @@ func (r *Repo) Import(ctx context.Context, src formats.Source, o ImportOptions) 
 		return nil, err
 	}
 	res := &ImportResult{}
-	var fresh []*archive.Archive
-	var offs []int64
+	var fresh []*taken
+	defer func() {
+		for _, t := range fresh {
+			t.Close()
+		}
+	}()
 	off := int64(0)
 	for _, a := range as {
 		m := a.Manifest()
+		here := io.NewSectionReader(src, off, a.Size())
+		off += a.Size()
 		if e := f.ByDigest(m.ID, m.Digest); e != nil {
 			res.Present = append(res.Present, e)
 			res.Entry = e
 			if e.Missing && e.Digest == m.Digest {
-				if err := r.refill(ctx, e, a, io.NewSectionReader(src, off, a.Size()), o); err != nil {
+				if err := r.refill(ctx, e, a, here, o); err != nil {
 					return res, err
 				}
 				res.Refilled = append(res.Refilled, e)
 			}
-		} else {
-			fresh, offs = append(fresh, a), append(offs, off)
+			continue
 		}
-		off += a.Size()
+		t, err := r.takeIn(ctx, a, here, o)
+		if err != nil {
+			return res, err
+		}
+		fresh = append(fresh, t)
 	}
 	if len(fresh) == 0 {
 		return res, nil
@@ -190,31 +199,59 @@ func (r *Repo) Import(ctx context.Context, src formats.Source, o ImportOptions) 
 	if err := r.verifyImport(ctx, f, fresh, o); err != nil {
 		return nil, err
 	}
-	for i, a := range fresh {
-		s, err := r.takeIn(ctx, a, io.NewSectionReader(src, offs[i], a.Size()), o)
-		if err != nil {
+	for _, t := range fresh {
+		t.blob.Close() // only read
+		e, err := r.publish(ctx, t.saving)
+		var there *presentError
+		switch {
+		case errors.As(err, &there):
+			e = there.entry
+			res.Present = append(res.Present, e)
+		case err != nil:
 			return res, err
+		default:
+			res.Added = append(res.Added, e)
 		}
-		e, err := r.publish(ctx, s)
-		s.Close()
-		if err != nil {
-			return res, err
-		}
-		res.Added = append(res.Added, e)
 		res.Entry = e
 	}
 	return res, nil
 }
 
-// refill puts the archive of an entry into its place, from which it has gone.
-func (r *Repo) refill(ctx context.Context, e *Entry, a *archive.Archive, src io.Reader, o ImportOptions) error {
-	rep, err := a.Verify(ctx, archive.VerifyOptions{Workers: o.Workers, Progress: o.Progress})
-	if err == nil {
-		err = rep.Err()
+// taken is an archive that was copied into the repository, and has no name yet.
+type taken struct {
+	*saving
+	arch *archive.Archive
+	blob Blob
+}
+
+// Close drops what has not been published.
+func (t *taken) Close() {
+	if t.blob != nil {
+		t.blob.Close() // only read
+	}
+	t.saving.Close()
+}
+
+// copied opens an archive that was copied from a's source. What is verified is the copy: the source may be on a disk, or
+// come over a network, that gives other bytes the next time.
+func (r *Repo) copied(ctx context.Context, up Upload, a *archive.Archive) (*archive.Archive, Blob, error) {
+	b, err := up.Open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := archive.Open(b, r.o.Codecs)
+	if err == nil && (c.Manifest().ID != a.Manifest().ID || c.Manifest().Digest != a.Manifest().Digest) {
+		err = fmt.Errorf("%w: it was another one when it was copied", archive.ErrCorrupt)
 	}
 	if err != nil {
-		return err
+		b.Close()
+		return nil, nil, err
 	}
+	return c, b, nil
+}
+
+// refill puts the archive of an entry into its place, from which it has gone.
+func (r *Repo) refill(ctx context.Context, e *Entry, a *archive.Archive, src *io.SectionReader, o ImportOptions) error {
 	name, err := nameOf(e)
 	if err != nil {
 		return err
@@ -224,7 +261,19 @@ func (r *Repo) refill(ctx context.Context, e *Entry, a *archive.Archive, src io.
 		return err
 	}
 	defer up.Abort()
-	if _, err := io.Copy(up, contextReader{ctx, src}); err != nil {
+	if _, err := io.Copy(up, o.reader(ctx, a, src)); err != nil {
+		return err
+	}
+	c, b, err := r.copied(ctx, up, a)
+	if err != nil {
+		return err
+	}
+	rep, err := c.Verify(ctx, archive.VerifyOptions{Workers: o.Workers, Progress: o.Progress})
+	if err == nil {
+		err = rep.Err()
+	}
+	b.Close() // only read
+	if err != nil {
 		return err
 	}
 	unlock, err := r.lock(ctx, "import")
@@ -248,10 +297,17 @@ func (r *Repo) refill(ctx context.Context, e *Entry, a *archive.Archive, src io.
 	return r.writeIndex(ctx, f)
 }
 
+// reader reads an archive, and reports how far it is.
+func (o *ImportOptions) reader(ctx context.Context, a *archive.Archive, src *io.SectionReader) io.Reader {
+	return contextReader{ctx, &progressReader{r: src, p: archive.Progress{Phase: "copy", Path: a.Manifest().Entry.Name, Total: src.Size()}, f: o.Progress}}
+}
+
 // verifyImport compares every byte of new archives, and rebuilds the last of their entries.
-func (r *Repo) verifyImport(ctx context.Context, f *Forest, fresh []*archive.Archive, o ImportOptions) error {
-	for _, a := range fresh {
-		rep, err := a.Verify(ctx, archive.VerifyOptions{Workers: o.Workers, Progress: o.Progress})
+func (r *Repo) verifyImport(ctx context.Context, f *Forest, list []*taken, o ImportOptions) error {
+	var fresh []*archive.Archive
+	for _, t := range list {
+		fresh = append(fresh, t.arch)
+		rep, err := t.arch.Verify(ctx, archive.VerifyOptions{Workers: o.Workers, Progress: o.Progress})
 		if err == nil {
 			err = rep.Err()
 		}
@@ -307,7 +363,7 @@ func (r *Repo) verifyImport(ctx context.Context, f *Forest, fresh []*archive.Arc
 }
 
 // takeIn copies an archive into the repository, without a name.
-func (r *Repo) takeIn(ctx context.Context, a *archive.Archive, src io.Reader, o ImportOptions) (_ *saving, err error) {
+func (r *Repo) takeIn(ctx context.Context, a *archive.Archive, src *io.SectionReader, o ImportOptions) (_ *taken, err error) {
 	m := a.Manifest()
 	s := &saving{doing: "import", snap: m.Snapshot, result: &archive.Result{Encoded: a.Size()}, project: o.Project, suffix: a.Codec().Suffixes()[0]}
 	if s.project == "" {
@@ -316,21 +372,31 @@ func (r *Repo) takeIn(ctx context.Context, a *archive.Archive, src io.Reader, o 
 			s.project = projectName(m.Entry.Name)
 		}
 	}
+	s.there = func(f *Forest) *Entry {
+		if e := f.byDigest[m.Digest]; e != nil && e.ID == m.ID {
+			return e
+		}
+		return nil
+	}
 	if p := m.Entry.Parent; p != nil {
 		s.parent = &Entry{ID: p.ID, Digest: p.Digest, Name: p.Name}
 	}
 	if err := r.start(ctx, s, o.TempDir); err != nil {
 		return nil, err
 	}
+	t := &taken{saving: s}
 	defer func() {
 		if err != nil {
-			s.Close()
+			t.Close()
 		}
 	}()
-	if _, err := io.Copy(s.archive, contextReader{ctx, src}); err != nil {
+	if _, err := io.Copy(s.archive, o.reader(ctx, a, src)); err != nil {
 		return nil, err
 	}
-	if err := a.WriteManifest(s.side); err != nil {
+	if t.arch, t.blob, err = r.copied(ctx, s.archive, a); err != nil {
+		return nil, err
+	}
+	if err := t.arch.WriteManifest(s.side); err != nil {
 		return nil, err
 	}
 	st, err := s.side.Stat()
@@ -338,5 +404,5 @@ func (r *Repo) takeIn(ctx context.Context, a *archive.Archive, src io.Reader, o 
 		return nil, err
 	}
 	s.result.Manifest = st.Size()
-	return s, nil
+	return t, nil
 }
