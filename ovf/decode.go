@@ -107,6 +107,7 @@ type decoded struct {
 	hardware *etree.Element
 	maxID    int64          // the largest InstanceID
 	box      *etree.Element // VirtualBox's own settings, if they could be read; or nil
+	copied   bool           // there are such, made of the Items
 }
 
 func decode(root *etree.Element, option ...string) (*decoder, error) {
@@ -162,6 +163,7 @@ func decode(root *etree.Element, option ...string) (*decoder, error) {
 			}
 		}
 	}
+	d.boxImages()
 	if content == 0 {
 		d.problem(Error, "Envelope", "there is no VirtualSystem")
 	}
@@ -402,8 +404,10 @@ func (d *decoder) system(el *etree.Element, c Content) error {
 			}
 			got.hardware = s
 		case "Machine":
-			if strings.Contains(s.NamespaceURI(), "virtualbox.org") && box == nil {
-				box = s
+			if strings.Contains(s.NamespaceURI(), "virtualbox.org") && box == nil && !got.copied {
+				if got.copied = text(child(s, "Info")) == boxCopyInfo; !got.copied {
+					box = s
+				}
 				continue
 			}
 			d.keep(&v.Unknown, me, s)

@@ -20,7 +20,8 @@ import (
 type Profile string
 
 // The profiles. Keep, which is that of the zero value, leaves an envelope that was decoded as it is but for what was
-// changed, and writes one that was not as Generic. Generic is what VirtualBox, virt-v2v and vSphere take alike. VMware has
+// changed, and writes one that was not as Generic. Generic is what VirtualBox, virt-v2v and vSphere take alike: if the
+// firmware is EFI, the hardware is there a second time as VirtualBox has it, which reads that in no other place. VMware has
 // the controllers and devices of a version of its hardware. VirtualBox has its own controllers, and its own settings in a
 // vbox:Machine element, with all that it can say of a machine. Xen is for XenServer and XCP-ng.
 const (
@@ -171,6 +172,7 @@ type writer struct {
 	networks []Network
 	losses   []machine.Loss
 	lost     map[machine.Loss]bool // those that are in losses
+	uuids    bool                  // VirtualBox's settings name disks by their UUIDs
 	many     bool                  // several systems: their names are in the losses
 	name     string                // of the system
 }
@@ -325,7 +327,7 @@ func (w *writer) diskSection(root *etree.Element, shared bool) {
 		if d.Populated >= 0 {
 			c.CreateAttr("ovf:populatedSize", strconv.FormatInt(d.Populated, 10))
 		}
-		if d.UUID != "" && (w.keep || w.o.Profile == VirtualBox) {
+		if d.UUID != "" && (w.keep || w.uuids || w.o.Profile == VirtualBox) {
 			c.CreateAttr("vbox:uuid", d.UUID)
 		}
 	}

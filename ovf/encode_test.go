@@ -277,8 +277,9 @@ func TestForms(t *testing.T) {
 			`PIIX4|vbox:Machine|ovf:required="true"|BootOrder|key="uuid"`,
 		},
 		{ovf.EncodeOptions{Profile: ovf.VMware, Hardware: "vmx-10"}, `>vmx-10<|>lsilogic<`, `nvme`},
-		{ovf.EncodeOptions{Profile: ovf.Generic}, `>vmx-13<|>lsilogic<|vmw:value="efi"|vmw:key="nvram"|<vmw:Config ovf:required="false" vmw:key="uuid" vmw:value="11223344-5566-4788-99aa-bbccddeeff00"/>`, `uuid.bios|>20<|>35<|>32768<|vbox:Machine`},
-		{ovf.EncodeOptions{}, `>vmx-13<`, `vbox:Machine`},
+		{ovf.EncodeOptions{Profile: ovf.Generic}, `>vmx-13<|>lsilogic<|vmw:value="efi"|vmw:key="nvram"|<vmw:Config ovf:required="false" vmw:key="uuid" vmw:value="11223344-5566-4788-99aa-bbccddeeff00"/>|` +
+			`<vbox:Machine ovf:required="false"|<Firmware type="EFI64"/>`, `uuid.bios|>20<|>35<|>32768<`},
+		{ovf.EncodeOptions{}, `>vmx-13<|<vbox:Machine ovf:required="false"`, `virtualbox-2.2`},
 		{
 			ovf.EncodeOptions{Profile: ovf.VirtualBox},
 			`>virtualbox-2.2<|>NVMe<|<vbox:Machine ovf:required="false"|type="EFI64"|type="v2_0"|MACAddress="080027112233"|uuid="{11223344-5566-4788-99aa-bbccddeeff00}"|` +
@@ -287,7 +288,7 @@ func TestForms(t *testing.T) {
 		},
 		{ovf.EncodeOptions{Profile: ovf.VirtualBox, NewIdentity: true}, `type="EFI64"`, `080027112233|08:00:27|11223344-5566`},
 		{ovf.EncodeOptions{Profile: ovf.Xen}, `>xen-3<`, `vtpm|nvram`},
-		{ovf.EncodeOptions{Profile: ovf.Generic, NewIdentity: true}, `>vmx-13<`, `08:00:27|uuid`},
+		{ovf.EncodeOptions{Profile: ovf.Generic, NewIdentity: true}, `>vmx-13<`, `08:00:27|080027|11223344-5566|key="uuid`},
 		{ovf.EncodeOptions{Profile: ovf.VMware, NewIdentity: true}, `>vmx-13<`, `08:00:27|uuid`},
 		{ovf.EncodeOptions{Version: "2.0"}, `envelope/2"|ovf:version="2.0"|<StorageItem>|<EthernetPortItem>|<sasd:HostResource>|<epasd:Connection>`, `envelope/1"`},
 	} {

@@ -1,6 +1,7 @@
 package ovf
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -12,6 +13,10 @@ import (
 
 // boxInfo is what VirtualBox says of its own settings in an envelope.
 const boxInfo = "Complete VirtualBox machine configuration in VirtualBox format"
+
+// boxCopyInfo stands in its place where the settings are a second description, for VirtualBox alone, of hardware that is
+// for others: whoever reads the envelope again goes by the Items.
+const boxCopyInfo = "The hardware above in VirtualBox format: VirtualBox finds EFI nowhere else"
 
 // box writes VirtualBox's own settings, as VirtualBox always does: it goes by them, and takes no more than disks and the
 // file of variables from the rest. Source: Main/xml/Settings.cpp of VirtualBox 7.2, and what it exports.
@@ -121,12 +126,34 @@ func (r *rack) boxImage(a *attached) string {
 	for i := range r.disks {
 		if v := &r.disks[i]; v.ID == a.disk && a.disk != "" {
 			if v.UUID == "" || r.o.NewIdentity {
-				v.UUID = made("disk", r.v.ID, v.ID, v.FileRef)
+				v.UUID = madeImage(r.v, v)
 			}
 			return v.UUID
 		}
 	}
 	return ""
+}
+
+func madeImage(v *System, d *VirtualDisk) string { return made("disk", v.ID, d.ID, d.FileRef) }
+
+// boxImages takes the UUIDs from disks that have them only because a copy of the hardware names them so.
+func (d *decoder) boxImages() {
+	disks := make(map[string]*VirtualDisk, len(d.e.Disks))
+	for i := range d.e.Disks {
+		disks[d.e.Disks[i].ID] = &d.e.Disks[i]
+	}
+	for i := range d.e.Systems {
+		v := &d.e.Systems[i]
+		if !d.systems[i].copied {
+			continue
+		}
+		for j := range v.Machine.Drives {
+			drive := &v.Machine.Drives[j]
+			if disk := disks[from(drive.Origin).disk]; disk != nil && disk.UUID == madeImage(v, disk) {
+				disk.UUID, drive.Media.UUID = "", ""
+			}
+		}
+	}
 }
 
 // boxOwn reports whether a device is one that only VirtualBox's settings have words for, and comes from such.
@@ -180,6 +207,61 @@ func (r *rack) keptBox() *etree.Element {
 		return nil
 	}
 	return e
+}
+
+// copyBox writes VirtualBox's settings beside hardware that is for others, if the firmware is EFI: VirtualBox reads only
+// there that it is.
+func (r *rack) copyBox(el *etree.Element, index int) {
+	b, losses := r.boxFor(r.v, index)
+	if b == nil {
+		r.lose("firmware", "it is a BIOS to VirtualBox: %v", losses)
+		return
+	}
+	el.AddChild(b)
+	r.uuids = true
+}
+
+// boxFor makes VirtualBox's settings of a system, as an envelope for VirtualBox has them. The disks get the UUIDs by which
+// the settings name them. What VirtualBox has no words for it would not take from the Items either: that is no loss of
+// the envelope's. Without settings, the losses say why.
+func (w *writer) boxFor(v *System, index int) (*etree.Element, []machine.Loss) {
+	in := newWriter(w.e, EncodeOptions{Profile: VirtualBox, NewIdentity: w.o.NewIdentity}, w.src, false)
+	in.root, in.files, in.disks, in.networks = etree.NewElement("Envelope"), slices.Clone(w.files), slices.Clone(w.disks), slices.Clone(w.networks)
+	b := child(in.system(v, index), "Machine")
+	if b == nil {
+		return nil, in.losses
+	}
+	setText(child(b, "Info"), boxCopyInfo)
+	there := make(map[string]bool)
+	for i := range w.disks {
+		w.disks[i].UUID = in.disks[i].UUID
+		there[in.disks[i].UUID] = true
+	}
+	// Images that are disks for VirtualBox alone: their drives are empty there.
+	for _, i := range b.FindElements(".//AttachedDevice/Image") {
+		if !there[strings.Trim(attr(i, "uuid"), "{}")] {
+			remove(i.Parent(), i)
+		}
+	}
+	return b, in.losses
+}
+
+// BoxSettings returns VirtualBox's own settings of the i-th system as a vbox:Machine, which a VirtualSystem may have
+// beside its hardware, and the UUIDs by which they name disks, by the IDs of these: vbox:uuid of their elements. Prefixes
+// ovf and vbox are used; children without a prefix are the envelope's.
+func (e *Envelope) BoxSettings(i int) (*etree.Element, map[string]string, error) {
+	w := newWriter(e, EncodeOptions{}, nil, false)
+	b, losses := w.boxFor(&e.Systems[i], i)
+	if b == nil {
+		return nil, nil, fmt.Errorf("%w: VirtualBox's own settings: %v", machine.ErrUnsupported, losses)
+	}
+	disks := make(map[string]string)
+	for _, d := range w.disks {
+		if d.UUID != "" {
+			disks[d.ID] = d.UUID
+		}
+	}
+	return b, disks, nil
 }
 
 // boxed reports whether VirtualBox's own settings of this machine are in the document, which is changed.

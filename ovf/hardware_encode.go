@@ -114,8 +114,11 @@ func (w *writer) system(v *System, index int) *etree.Element {
 			c.CreateAttr("ovf:path", f.Path)
 		}
 	}
-	if r.profile == VirtualBox {
+	switch {
+	case r.profile == VirtualBox:
 		r.box(el)
+	case r.o.Profile == Keep && r.got != nil && r.got.copied, !r.keep && r.profile == Generic && m.Firmware.Type == "efi":
+		r.copyBox(el, index)
 	}
 	for n, u := range v.Unknown {
 		w.unknown(el, u, n, w.srcUnknown(owner{-1, index}))

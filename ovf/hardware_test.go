@@ -1,8 +1,10 @@
 package ovf_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -327,6 +329,62 @@ func TestNewIdentity(t *testing.T) {
 				t.Errorf("%s: %s", s.Name, n.MAC)
 			}
 		}
+	}
+}
+
+// TestBoxCopy: a package for all has EFI in VirtualBox's words, too, and these follow the hardware; who reads it goes by the
+// Items.
+func TestBoxCopy(t *testing.T) {
+	m := built(machine.NVMe, true, 2)
+	m.Boot, m.Sounds = nil, []machine.Sound{{Model: "hda"}}
+	cut := regexp.MustCompile(`(?s)\n *<vbox:Machine.*</vbox:Machine>`)
+	for _, version := range []string{"1.0", "1.1", "2.0"} {
+		b, _, err := ovf.New(m, nil, nil).Encode(ovf.EncodeOptions{Version: version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		without := cut.ReplaceAll(b, nil)
+		if len(without) == len(b) {
+			t.Fatalf("no copy\n%s", b)
+		}
+		var got [2]*ovf.Envelope
+		for i, text := range [][]byte{b, without} {
+			if got[i], err = ovf.Decode(text); err != nil || len(got[i].Problems) > 0 {
+				t.Fatalf("%v, %v", err, got[i])
+			}
+			got[i].Encode(ovf.EncodeOptions{}) //nolint:errcheck // only that it changes nothing
+		}
+		for i := range got[1].Disks {
+			got[1].Disks[i].UUID = "" // as vbox:uuid has it
+		}
+		a, c := got[0].Systems[0].Machine, got[1].Systems[0].Machine
+		for i := range c.Drives {
+			c.Drives[i].Media.UUID = ""
+		}
+		for _, d := range machine.Difference(a, c) {
+			t.Errorf("%s: with the copy: %s", version, d)
+		}
+		if a.Platform != "vmware" || !slices.Equal(got[0].Disks, got[1].Disks) {
+			t.Errorf("%s: %s, %+v", version, a.Platform, got[0].Disks)
+		}
+		a.Memory.Bytes, a.Name = 777<<20, "other"
+		out, losses, err := got[0].Encode(ovf.EncodeOptions{})
+		if err != nil || len(losses) > 0 || !bytes.Contains(out, []byte(`RAMSize="777"`)) || !bytes.Contains(out, []byte(`name="other"`)) || bytes.Count(out, []byte("<vbox:Machine")) != 1 {
+			t.Errorf("%s: %v, %v\n%s", version, err, losses, out)
+		}
+		for o, want := range map[ovf.EncodeOptions]string{
+			{Profile: ovf.VMware}: "", {Profile: ovf.Xen}: "", {NewIdentity: true}: "The hardware above", {Profile: ovf.Generic}: "The hardware above",
+			{Profile: ovf.VirtualBox}: "Complete VirtualBox machine",
+		} {
+			out, _, err := got[0].Encode(o)
+			if n := bytes.Count(out, []byte("<vbox:Machine")); err != nil || n != min(len(want), 1) || !bytes.Contains(out, []byte(want)) {
+				t.Errorf("%+v: %d, %v\n%s", o, n, err, out)
+			}
+		}
+	}
+	m.Firmware.Type = "bios"
+	if b, _, err := ovf.New(m, nil, nil).Encode(ovf.EncodeOptions{}); err != nil || bytes.Contains(b, []byte("vbox:Machine")) {
+		t.Errorf("%v\n%s", err, b)
 	}
 }
 

@@ -2,7 +2,6 @@ package all_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -21,87 +20,7 @@ import (
 
 // The tests of this file need clients that make clients sets up, and are skipped without them.
 
-// A chroot is the folder of a system that has VirtualBox and open-vmdk.
-type chroot struct {
-	root string
-	dir  string // in there, with a slash in front; of this test alone
-	mu   sync.Mutex
-}
-
-// newChroot skips the test when there is none: in TARVM_VBOX, or sid in TARVM_CLIENTS_DIR.
-func newChroot(t *testing.T, program string) *chroot {
-	t.Helper()
-	formatstest.OneGoroutine(t)
-	root := os.Getenv("TARVM_VBOX")
-	if dir := os.Getenv("TARVM_CLIENTS_DIR"); root == "" && dir != "" {
-		root = filepath.Join(dir, "sid")
-	}
-	if root == "" {
-		t.Skip("no system with VirtualBox and open-vmdk: make clients sets it up, TARVM_VBOX names its folder")
-	}
-	if _, err := os.Stat(filepath.Join(root, program)); err != nil {
-		t.Skipf("no %s in %s", program, root)
-	}
-	if _, err := os.Stat(filepath.Join(root, "proc/self")); err != nil || os.Getuid() != 0 {
-		t.Skipf("%s needs root, and proc mounted there", root)
-	}
-	dir, err := os.MkdirTemp(filepath.Join(root, "tmp"), "tarvm-all")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &chroot{root: root, dir: "/tmp/" + filepath.Base(dir)}
-	t.Cleanup(func() {
-		// VirtualBox's server ends some seconds after its last client, and writes into its home until then.
-		sockets, err := filepath.Glob(filepath.Join(root, "tmp", ".vbox-"+filepath.Base(dir)+"*-ipc"))
-		for _, s := range append(sockets, dir) {
-			for range 20 {
-				if err = os.RemoveAll(s); err == nil {
-					break
-				}
-				time.Sleep(500 * time.Millisecond)
-			}
-			if err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	return c
-}
-
-// run runs a program of the system.
-func (c *chroot) run(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := c.try(t, args...)
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return out
-}
-
-func (c *chroot) try(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer stop()
-	id := filepath.Base(c.dir)
-	cmd := exec.CommandContext(ctx, "chroot", append([]string{c.root, "env", "HOME=" + c.dir, "USER=" + id, "LOGNAME=" + id,
-		"VBOX_USER_HOME=" + c.dir + "/.vb", "VBOX_IPC_SOCKETID=" + id, "LC_ALL=C"}, args...)...)
-	out, err := os.Create(filepath.Join(t.TempDir(), "out")) // a pipe would be held by VirtualBox's server
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = out, out
-	err = cmd.Run()
-	if cerr := out.Close(); cerr != nil {
-		t.Fatal(cerr)
-	}
-	b, rerr := os.ReadFile(out.Name())
-	if rerr != nil {
-		t.Fatal(rerr)
-	}
-	return string(b), err
-}
-
-const manage = "/usr/lib/virtualbox/VBoxManage"
+const manage = formatstest.VBoxManage
 
 var vboxLine = regexp.MustCompile(`(?m)^"?([^"=\n]+)"?="?(.*?)"?$`)
 
@@ -157,17 +76,17 @@ func vbox(t *testing.T, out string) (facts, map[string]string) {
 
 // TestVirtualBoxImport: VirtualBox imports each package, has the machine, and the disks.
 func TestVirtualBoxImport(t *testing.T) {
-	c := newChroot(t, manage)
+	c := formatstest.NewChroot(t, manage)
 	n := 0
 	each(t, func(c cell) bool {
 		// An NVMe controller that OVF alone tells of gets one port. VMware's products have more.
 		return c.is("ova", "ovf") && !(c.profile == "vmware" && c.bus == machine.NVMe && c.disks > 1)
 	}, func(t *testing.T, p *product) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+		c.Mu.Lock()
+		defer c.Mu.Unlock()
 		n++
-		in := fmt.Sprintf("%s/in%d", c.dir, n)
-		if err := os.CopyFS(c.root+in, os.DirFS(filepath.Dir(p.path))); err != nil {
+		in := fmt.Sprintf("%s/in%d", c.Dir, n)
+		if err := os.CopyFS(c.Root+in, os.DirFS(filepath.Dir(p.path))); err != nil {
 			t.Fatal(err)
 		}
 		file := in + "/" + filepath.Base(p.path)
@@ -175,11 +94,11 @@ func TestVirtualBoxImport(t *testing.T) {
 			file += "/" + vmStem + ".ovf"
 		}
 		name := fmt.Sprintf("vm%d", n)
-		c.run(t, manage, "import", file, "--dry-run")
-		args := []string{manage, "import", file, "--vsys", "0", "--vmname", name, "--basefolder", c.dir + "/vms", "--options", "keepallmacs"}
+		c.Run(t, manage, "import", file, "--dry-run")
+		args := []string{manage, "import", file, "--vsys", "0", "--vmname", name, "--basefolder", c.Dir + "/vms", "--options", "keepallmacs"}
 		for try := 1; ; try++ {
 			// One in thirty of its imports finds a wrong digest, of its own exports, too, and not when it is asked again.
-			out, err := c.try(t, args...)
+			out, err := c.Try(t, args...)
 			if err == nil {
 				break
 			}
@@ -187,47 +106,52 @@ func TestVirtualBoxImport(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 		}
-		defer c.run(t, manage, "unregistervm", name, "--delete")
-		got, disks := vbox(t, c.run(t, manage, "showvminfo", name, "--machinereadable"))
+		defer c.Run(t, manage, "unregistervm", name, "--delete")
+		got, disks := vbox(t, c.Run(t, manage, "showvminfo", name, "--machinereadable"))
 		without := []string{"name", "uuid"} // it makes a new one
-		if p.profile != "virtualbox" {
+		want := p.cell
+		switch {
+		case p.profile == "generic" && p.efi:
+			want.profile = "virtualbox"        // whose settings are there beside the Items
+			without = append(without, "cdrom") // it finds media among the disks alone
+		case p.profile != "virtualbox":
 			without = append(without, "firmware", "nic", "cdrom") // it takes none of these from OVF
 		}
-		p.compare(t, "VirtualBox", got, without...)
+		want.compare(t, "VirtualBox", got, without...)
 		for i := range p.disks {
 			key := fmt.Sprintf("disk%d", i)
-			p.sameDisk(t, "vmdk", c.root+disks[key], i, false)
+			p.sameDisk(t, "vmdk", c.Root+disks[key], i, false)
 		}
 	})
 }
 
 // TestVirtualBoxRegister: VirtualBox takes each directory as its own.
 func TestVirtualBoxRegister(t *testing.T) {
-	c := newChroot(t, manage)
+	c := formatstest.NewChroot(t, manage)
 	n := 0
 	each(t, func(c cell) bool { return c.is("vbox") }, func(t *testing.T, p *product) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+		c.Mu.Lock()
+		defer c.Mu.Unlock()
 		n++
-		dir := fmt.Sprintf("%s/reg%d", c.dir, n) // it remembers an ISO
-		if err := os.CopyFS(c.root+dir, os.DirFS(p.path)); err != nil {
+		dir := fmt.Sprintf("%s/reg%d", c.Dir, n) // it remembers an ISO
+		if err := os.CopyFS(c.Root+dir, os.DirFS(p.path)); err != nil {
 			t.Fatal(err)
 		}
-		c.run(t, manage, "registervm", dir+"/"+vmStem+".vbox")
-		got, disks := vbox(t, c.run(t, manage, "showvminfo", vmUUID, "--machinereadable"))
+		c.Run(t, manage, "registervm", dir+"/"+vmStem+".vbox")
+		got, disks := vbox(t, c.Run(t, manage, "showvminfo", vmUUID, "--machinereadable"))
 		p.compare(t, "VirtualBox", got)
 		for i := range p.disks {
 			path := disks[fmt.Sprintf("disk%d", i)]
-			if out := c.run(t, manage, "showmediuminfo", path); !regexp.MustCompile(`State: +created`).MatchString(out) { // it is the one that the settings mean
+			if out := c.Run(t, manage, "showmediuminfo", path); !regexp.MustCompile(`State: +created`).MatchString(out) { // it is the one that the settings mean
 				t.Errorf("%s: %s", path, out)
 			}
 			clone := fmt.Sprintf("%s/%d.raw", dir, i)
-			c.run(t, manage, "clonemedium", "disk", path, clone, "--format", "RAW")
-			c.run(t, manage, "closemedium", "disk", clone)
-			p.sameDisk(t, "raw", c.root+clone, i, false)
+			c.Run(t, manage, "clonemedium", "disk", path, clone, "--format", "RAW")
+			c.Run(t, manage, "closemedium", "disk", clone)
+			p.sameDisk(t, "raw", c.Root+clone, i, false)
 		}
-		c.run(t, manage, "unregistervm", vmUUID, "--delete")
-		if err := os.RemoveAll(c.root + dir); err != nil {
+		c.Run(t, manage, "unregistervm", vmUUID, "--delete")
+		if err := os.RemoveAll(c.Root + dir); err != nil {
 			t.Error(err)
 		}
 	})
@@ -235,23 +159,23 @@ func TestVirtualBoxRegister(t *testing.T) {
 
 // TestOpenVMDK: VMware's own open reader takes the disks, and reads the same; nothing is behind the end of their streams.
 func TestOpenVMDK(t *testing.T) {
-	c := newChroot(t, "/usr/bin/vmdk-convert")
+	c := formatstest.NewChroot(t, "/usr/bin/vmdk-convert")
 	each(t, func(c cell) bool { return c.is("ova") }, func(t *testing.T, p *product) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		dir := c.dir + "/vmdk"
-		if err := os.CopyFS(c.root+dir, os.DirFS(p.dir)); err != nil {
+		c.Mu.Lock()
+		defer c.Mu.Unlock()
+		dir := c.Dir + "/vmdk"
+		if err := os.CopyFS(c.Root+dir, os.DirFS(p.dir)); err != nil {
 			t.Fatal(err)
 		}
 		for i, d := range p.plan.Disks {
-			c.run(t, "/usr/bin/vmdk-convert", "-i", "--detailed", dir+"/"+d.Name)
-			c.run(t, "/usr/bin/vmdk-convert", dir+"/"+d.Name, dir+"/out.vmdk")
-			p.sameDisk(t, "vmdk", c.root+dir+"/out.vmdk", i, false)
+			c.Run(t, "/usr/bin/vmdk-convert", "-i", "--detailed", dir+"/"+d.Name)
+			c.Run(t, "/usr/bin/vmdk-convert", dir+"/"+d.Name, dir+"/out.vmdk")
+			p.sameDisk(t, "vmdk", c.Root+dir+"/out.vmdk", i, false)
 			if n := behind(t, filepath.Join(p.dir, d.Name)); n != 0 {
 				t.Errorf("%s: %d bytes behind the end of the stream", d.Name, n)
 			}
 		}
-		if err := os.RemoveAll(c.root + dir); err != nil {
+		if err := os.RemoveAll(c.Root + dir); err != nil {
 			t.Error(err)
 		}
 	})

@@ -107,12 +107,12 @@ func TestRichBox(t *testing.T) {
 
 // TestRichBoxImport: VirtualBox has the machine as it was.
 func TestRichBoxImport(t *testing.T) {
-	c := newChroot(t, manage)
-	pkg := filepath.Join(c.root+c.dir, "rich.ova")
+	c := formatstest.NewChroot(t, manage)
+	pkg := filepath.Join(c.Root+c.Dir, "rich.ova")
 	write(t, open(t, rich(t, newOrigin(t))), named(t, "ova"), target.Options{Profile: "virtualbox"}, pkg, false)
-	c.run(t, manage, "import", c.dir+"/rich.ova", "--vsys", "0", "--vmname", "rich", "--basefolder", c.dir+"/vms", "--options", "keepallmacs")
-	defer c.run(t, manage, "unregistervm", "rich", "--delete")
-	got := c.run(t, manage, "showvminfo", "rich", "--machinereadable")
+	c.Run(t, manage, "import", c.Dir+"/rich.ova", "--vsys", "0", "--vmname", "rich", "--basefolder", c.Dir+"/vms", "--options", "keepallmacs")
+	defer c.Run(t, manage, "unregistervm", "rich", "--delete")
+	got := c.Run(t, manage, "showvminfo", "rich", "--machinereadable")
 	for _, want := range []string{
 		`memory=640`, `cpus=3`, `pae="on"`, `nested-hw-virt="on"`, `vram=77`, `graphicscontroller="vboxsvga"`, `monitorcount=3`, `chipset="ich9"`, `firmware="EFI"`,
 		`boot1="net"`, `boot2="disk"`, `boot3="dvd"`, `hpet="on"`, `rtcuseutc="on"`, `hidpointing="usbtablet"`, `hidkeyboard="usbkbd"`,
@@ -128,7 +128,7 @@ func TestRichBoxImport(t *testing.T) {
 	if strings.Contains(got, "/srv") || strings.Contains(got, `vrde="on"`) {
 		t.Error("it has what was the host's")
 	}
-	if b, err := os.ReadFile(filepath.Join(c.root+c.dir, "vms", "rich", "rich.vbox")); err != nil || !strings.Contains(string(b), `<TrustedPlatformModule type="v2_0"`) {
+	if b, err := os.ReadFile(filepath.Join(c.Root+c.Dir, "vms", "rich", "rich.vbox")); err != nil || !strings.Contains(string(b), `<TrustedPlatformModule type="v2_0"`) {
 		t.Errorf("no TPM: %v\n%s", err, b)
 	}
 	if t.Failed() {
@@ -139,7 +139,7 @@ func TestRichBoxImport(t *testing.T) {
 		if m == nil {
 			t.Fatalf("no disk at %s:\n%s", at, got)
 		}
-		if st, err := os.Stat(c.root + m[1]); err != nil || st.Size() == 0 {
+		if st, err := os.Stat(c.Root + m[1]); err != nil || st.Size() == 0 {
 			t.Errorf("disk %d: %v", i, err)
 		}
 	}

@@ -208,7 +208,7 @@ func (f *fixer) plan() error {
 		if m == nil {
 			m = add(r.name, r.size)
 			byOld[r.name] = m
-			want := r.name
+			want := r.name + r.suffix
 			if r.gzip && ext(want) != ".gz" {
 				want += ".gz"
 			}
@@ -236,6 +236,9 @@ func (f *fixer) plan() error {
 	}
 	if f.v.container != ova.Directory {
 		f.others(byOld, add, take)
+	}
+	if err := f.v.addBoxes(); err != nil {
+		return err
 	}
 	var err error
 	f.text, err = xmldoc.Write(f.v.doc)

@@ -24,6 +24,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add(strings.Replace(string(text), "SIZE", itoa(int64(len(image))), 1), "SHA256(blank-disk1.vmdk)= 00\n")
 	f.Add(strings.Replace(string(text), "byte * 2^20", "byte * 2^30", 1), "x")
 	f.Add(strings.Replace(string(text), ` ovf:size="SIZE"`, ` ovf:chunkSize="7"`, 1), "SHA1 (a) = 00")
+	f.Add(strings.Replace(string(text), "</VirtualHardwareSection>", `<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/></VirtualHardwareSection>`, 1), "")
 	f.Add(`<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"><References><File href="blank-disk1.vmdk"/></References><VirtualSystem><VirtualHardwareSection><Item><InstanceId/><ResourceType>4</ResourceType></Item></VirtualHardwareSection></VirtualSystem></Envelope>`, "")
 	f.Fuzz(func(t *testing.T, env, mf string) {
 		b := tarred(t, tar.FormatGNU, member{"blank.ovf", []byte(env)}, member{"blank.mf", []byte(mf)}, member{"blank-disk1.vmdk", image}, member{"other", []byte("x")})

@@ -225,13 +225,22 @@ func TestRules(t *testing.T) {
 			replace("blank-disk1.vmdk", ".a.vmdk")(p)
 		}, nil, nil, `ovf:href="a.vmdk"`},
 		{"name-long", func(p *pack) {
-			p.name = strings.Repeat("d", 60) + "/" + strings.Repeat("n", 60)
+			p.name = strings.Repeat("d", 60) + "/" + strings.Repeat("n", 60) + ".vmdk"
 			replace("blank-disk1.vmdk", p.name)(p)
 		}, []string{"tar-directory"}, nil, `ovf:href="nnn`},
 		{"file-missing", replace("</References>", `<File ovf:id="f2" ovf:href="no.iso"/></References>`), nil, []string{"file-missing"}, ""},
 		{"file-size", replace(` ovf:size="SIZE"`, ` ovf:size="5"`), nil, nil, itoa(int64(len(image)))},
 		{"disk-not-stream", func(p *pack) { p.disk = append([]byte("# Disk DescriptorFile\n"), make([]byte, 2000)...) }, nil, []string{"disk-not-stream"}, ""},
 		{"disk-kind", func(p *pack) { p.disk = append([]byte("conectix"), make([]byte, 2000)...) }, nil, []string{"disk-kind"}, ""},
+		{"disk-name", func(p *pack) {
+			p.name = "blank-disk1.img"
+			replace("blank-disk1.vmdk", "blank-disk1.img")(p)
+		}, nil, nil, `ovf:href="blank-disk1.img.vmdk"`},
+		{"collection", replace("<VirtualSystem ", `<VirtualSystemCollection ovf:id="all"><Info/><VirtualSystem `, "</VirtualSystem>", "</VirtualSystem></VirtualSystemCollection>"), nil, []string{"collection"}, ""},
+		{"no-family", func(p *pack) {
+			i, j := strings.Index(p.env, "<System>"), strings.Index(p.env, "</System>")
+			p.env = p.env[:i] + p.env[j+len("</System>"):]
+		}, nil, []string{"no-family"}, ""},
 		{"disk-capacity", replace("67108864", "67108865"), nil, nil, `ovf:capacity="67108864"`},
 		{"disk-format", replace("vmdk.html#streamOptimized", "vmdk.html#"), nil, nil, "#streamOptimized"},
 		{"disk-file", replace(`ovf:fileRef="file1"`, `ovf:fileRef="no"`), nil, []string{"disk-file"}, ""},
@@ -242,6 +251,11 @@ func TestRules(t *testing.T) {
 			p.more = []member{{"cd.iso", iso}}
 			replace("</References>", `<File ovf:id="f2" ovf:href="cd.iso" ovf:size="40000"/></References>`)(p)
 		}, nil, []string{"iso-content"}, ""},
+		{"floppy-content", func(p *pack) {
+			p.more = []member{{"a.flp", make([]byte, 1000)}}
+			replace("</References>", `<File ovf:id="f2" ovf:href="a.flp" ovf:size="1000"/></References>`)(p)
+			withSecond(item + "<rasd:HostResource>ovf:/file/f2</rasd:HostResource><rasd:ResourceType>14</rasd:ResourceType></Item>")(p)
+		}, nil, []string{"floppy-content"}, ""},
 		{"ovf-namespace", func(p *pack) {
 			p.env = strings.ReplaceAll(p.env, "http://schemas.dmtf.org/ovf/envelope/1", "http://schemas.citrix.com/ovf/envelope/1")
 		}, nil, []string{"ovf-namespace"}, ""},
@@ -249,12 +263,13 @@ func TestRules(t *testing.T) {
 		{"several-systems", replace("</VirtualSystem>", `</VirtualSystem><VirtualSystem ovf:id="b"><Info/><Name>b</Name></VirtualSystem>`), nil, []string{"several-systems"}, ""},
 		{"hardware-family-hosted", replace("vmx-10", "vmx-16"), nil, nil, ">vmx-13<"},
 		{"firmware-value", replace(hardware, `<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="uefi"/>`+hardware), nil, []string{"firmware-value"}, ""},
+		{"firmware-vbox", replace(hardware, `<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>`+hardware), nil, nil, `<vbox:Machine ovf:required="false" uuid=`},
 		{"firmware-vmware", func(p *pack) {
 			replace(hardware+"\n", hardware+`<vbox:Machine xmlns:vbox="http://www.virtualbox.org/ovf/machine" ovf:required="false"><vbox:Hardware><vbox:Firmware type="EFI"/></vbox:Hardware></vbox:Machine>`)(p)
 		}, nil, nil, `<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>`},
 		{"boot-order", func(p *pack) {
 			replace(hardware, `<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>`+hardware+`<vmw:BootOrderSection ovf:required="false"><Info/></vmw:BootOrderSection>`)(p)
-		}, []string{"firmware-vbox"}, []string{"firmware-vbox"}, ""},
+		}, []string{"firmware-vbox"}, nil, `<Firmware type="EFI"/>`},
 		{"config-required", replace(hardware, `<vmw:Config ovf:required="true" vmw:key="a" vmw:value="b"/>`+hardware), nil, nil, `<vmw:Config ovf:required="false"`},
 		{"section-required", replace("</VirtualSystem>", `<vmw:XSection><Info/></vmw:XSection></VirtualSystem>`), nil, nil, `<vmw:XSection ovf:required="false">`},
 		{"eula", replace("</VirtualSystem>", `<EulaSection><Info/><License>x</License></EulaSection></VirtualSystem>`), nil, []string{"eula"}, ""},

@@ -53,10 +53,33 @@ func envelopeRules() []Rule {
 		},
 		{
 			ID: "several-systems", Text: "there are several machines, of which the first is taken",
-			Verdicts: all(ReadsWrong, "source", VirtV2V),
+			Verdicts: append(all(ReadsWrong, "source", VirtV2V), all(Refuses, "source: it looks for one VirtualSystem", XenOrchestra)...),
 			check: func(v *view, found func(hit)) {
 				if n := len(v.systems()); n > 1 {
 					found(hit{where: v.envelope, what: fmt.Sprintf("%d", n)})
+				}
+			},
+		},
+		{
+			ID: "collection", Text: "the machine is in a collection",
+			Verdicts: all(Refuses, "source: it looks for a VirtualSystem in the Envelope", XenOrchestra),
+			check: func(v *view, found func(hit)) {
+				for _, s := range v.systems() {
+					if p := s.Parent(); len(v.systems()) == 1 && p != v.root() {
+						id, _ := attribute(p, "id")
+						found(hit{where: p.Tag + " " + quote(id)})
+					}
+				}
+			},
+		},
+		{
+			ID: "no-family", Text: "the hardware has no System, which says for what family it is",
+			Verdicts: all(Refuses, "source: it takes the machine's name from there", XenOrchestra),
+			check: func(v *view, found func(hit)) {
+				for _, h := range v.sections("VirtualHardwareSection") {
+					if _, s := child(h, "System"); s == nil {
+						found(hit{where: v.envelope})
+					}
 				}
 			},
 		},
@@ -120,13 +143,16 @@ func envelopeRules() []Rule {
 			},
 		},
 		{
-			ID: "firmware-vbox", Text: "that the firmware is EFI is said in VMware's way alone, and is BIOS to VirtualBox: it would need all of the hardware a second time, as vbox:Machine, which an export for VirtualBox writes",
+			ID: "firmware-vbox", Text: "that the firmware is EFI is said in VMware's way alone, and is BIOS to VirtualBox", Fixes: true,
 			Verdicts: all(ReadsWrong, tried, VirtualBox),
 			check: func(v *view, found func(hit)) {
 				for _, c := range v.configs("firmware") {
-					if f, _ := attribute(c, "value"); f == "efi" && !vboxEFI(systemOf(c)) {
-						found(hit{where: v.envelope, what: "vmw:Config firmware=efi"})
+					s := systemOf(c)
+					if f, _ := attribute(c, "value"); f != "efi" || vboxEFI(s) {
+						continue
 					}
+					_, err := v.box(s)
+					found(hit{where: v.envelope, what: "vmw:Config firmware=efi", left: err != nil, fix: func() { v.boxes = append(v.boxes, s) }})
 				}
 			},
 		},

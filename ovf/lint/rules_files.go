@@ -8,6 +8,9 @@ import (
 	"tarvm/ovf"
 )
 
+// byName is how Xen Orchestra finds disks: packages/xo-vmdk-to-vhd/src/ova-read.js.
+const byName = "source: it knows disks by the ends of their names, .vmdk and .vmdk.gz"
+
 const formatStream = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 
 func fileRules() []Rule {
@@ -30,7 +33,7 @@ func fileRules() []Rule {
 		},
 		{
 			ID: "file-chunks", Text: "a file comes in chunks", Fixes: true,
-			Verdicts: append(all(Refuses, tried, VirtualBox, Govc), all(ReadsWrong, tried+": it takes the last chunk for the disk; reported: virt-v2v#189", VirtV2V)...),
+			Verdicts: append(all(Refuses, tried, VirtualBox, Govc), append(all(Refuses, byName, XenOrchestra), all(ReadsWrong, tried+": it takes the last chunk for the disk; reported: virt-v2v#189", VirtV2V)...)...),
 			check: func(v *view, found func(hit)) {
 				for _, f := range v.files {
 					if f.name != "" && f.parts > 0 {
@@ -41,7 +44,7 @@ func fileRules() []Rule {
 		},
 		{
 			ID: "file-gzip-name", Text: "a compressed file has no .gz at the end of its name", Fixes: true,
-			Verdicts: all(Refuses, tried+": it cuts a suffix off and finds none", VirtualBox),
+			Verdicts: append(all(Refuses, tried+": it cuts a suffix off and finds none", VirtualBox), all(Refuses, byName, XenOrchestra)...),
 			check: func(v *view, found func(hit)) {
 				for _, f := range v.files {
 					if f.gzip && ext(f.name) != ".gz" {
@@ -77,6 +80,17 @@ func fileRules() []Rule {
 				format, _ := attribute(d.e, "format")
 				return kind, m.kind != "vmdk" && (m.kind != "iso" || !strings.EqualFold(format, ovf.FormatISO))
 			}),
+		},
+		{
+			ID: "disk-name", Text: "a disk is a VMDK whose name does not end in .vmdk", Fixes: true,
+			Verdicts: all(Refuses, byName, XenOrchestra),
+			check: func(v *view, found func(hit)) {
+				for _, d := range v.disks {
+					if m := d.image(); m != nil && m.kind == "vmdk" && ext(d.file.name) != ".vmdk" {
+						found(hit{where: d.file.name, fix: func() { d.file.suffix = ".vmdk" }})
+					}
+				}
+			},
 		},
 		{
 			ID: "disk-not-stream", Text: "a disk is a VMDK, but not a streamOptimized one",
@@ -155,11 +169,27 @@ func fileRules() []Rule {
 		},
 		{
 			ID: "iso-content", Text: "there is a CD image, which is left out",
-			Verdicts: all(Warns, "source", VirtV2V),
+			Verdicts: append(all(Warns, "source", VirtV2V, XenOrchestra), all(Warns, tried+": it finds media among the disks alone", VirtualBox)...),
 			check: func(v *view, found func(hit)) {
 				for _, f := range v.files {
-					if f.image != nil && f.image.kind == "iso" {
-						found(hit{where: f.name})
+					if f.image == nil || f.image.kind != "iso" {
+						continue
+					}
+					h := hit{where: f.name}
+					if slices.ContainsFunc(v.disks, func(d *diskElement) bool { return d.file == f }) {
+						h.only = []Importer{VirtV2V, XenOrchestra}
+					}
+					found(h)
+				}
+			},
+		},
+		{
+			ID: "floppy-content", Text: "there is a diskette's image, which is left out",
+			Verdicts: append(all(Warns, "source", VirtV2V, XenOrchestra), all(Warns, tried, VirtualBox)...),
+			check: func(v *view, found func(hit)) {
+				for _, i := range v.items {
+					if r, _ := child(i.e, "HostResource"); i.kind == typeFloppy && r != "" {
+						found(hit{where: i.where(), what: quote(r)})
 					}
 				}
 			},

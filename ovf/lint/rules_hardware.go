@@ -60,7 +60,7 @@ func hardwareRules() []Rule {
 		},
 		{
 			ID: "memory-no-units", Text: "the memory has no units: by specification it is bytes, and who takes it takes MiB", Fixes: true,
-			Verdicts: append(all(Refuses, tried, VirtualBox), append(all(Warns, tried, VirtV2V, Govc), all(Warns, spec, VMware, XenOrchestra)...)...),
+			Verdicts: append(append(all(Refuses, tried, VirtualBox), all(Refuses, "source", XenOrchestra)...), append(all(Warns, tried, VirtV2V, Govc), all(Warns, spec, VMware)...)...),
 			check: func(v *view, found func(hit)) {
 				for _, i := range v.items {
 					units, e := child(i.e, "AllocationUnits")

@@ -44,6 +44,10 @@ type view struct {
 	damaged []string
 	// hardware is the family that is written for one that VMware does not know.
 	hardware string
+	// boxes are the systems that need VirtualBox's own settings, which are made when all else is repaired.
+	boxes []*etree.Element
+	// meaning is what the document was read as; nil: not yet.
+	meaning *ovf.Envelope
 }
 
 // A refFile is a reference and what is known of its file.
@@ -52,6 +56,7 @@ type refFile struct {
 	e       *etree.Element
 	name    string // as shown; "" if it is missing
 	missing string // why
+	suffix  string // that its name gets
 	parts   int
 	gzip    bool
 	size    int64 // as stored
@@ -125,7 +130,7 @@ func newView(ctx context.Context, p *ova.Package) (*view, error) {
 
 // read finds disks and items in the document.
 func (v *view) read() {
-	v.disks, v.items = nil, nil
+	v.disks, v.items, v.meaning = nil, nil, nil
 	byID := make(map[string]*refFile)
 	for _, f := range v.files {
 		byID[f.ID] = f
@@ -234,6 +239,71 @@ func (v *view) set(e *etree.Element, name, value string) {
 		name = v.prefix(ns, "ovf") + ":" + name
 	}
 	e.CreateAttr(name, value)
+}
+
+// box is VirtualBox's own settings of a virtual system.
+type box struct {
+	e     *etree.Element
+	disks map[string]string // UUIDs by IDs
+}
+
+var errOwnBox = errors.New("it has settings of VirtualBox's that say otherwise")
+
+// box makes VirtualBox's own settings of a virtual system, of what the document says now.
+func (v *view) box(system *etree.Element) (*box, error) {
+	if _, m := child(system, "Machine"); m != nil {
+		return nil, errOwnBox
+	}
+	if v.meaning == nil {
+		text, err := xmldoc.Write(v.doc)
+		if err != nil {
+			return nil, err
+		}
+		if v.meaning, err = ovf.Decode(text); err != nil {
+			return nil, err
+		}
+	}
+	i, list := slices.Index(v.systems(), system), v.meaning.Systems
+	if i < 0 || len(list) != len(v.systems()) {
+		return nil, errors.New("it is not read as a system of its own")
+	}
+	b := &box{}
+	var err error
+	b.e, b.disks, err = v.meaning.BoxSettings(i)
+	return b, err
+}
+
+// addBoxes puts VirtualBox's own settings into the systems that need them.
+func (v *view) addBoxes() error {
+	v.meaning = nil
+	for _, s := range v.boxes {
+		b, err := v.box(s)
+		if err != nil {
+			return err
+		}
+		space, vbox := v.prefix(v.root().NamespaceURI(), "ovf"), v.prefix(nsVBox, "vbox")
+		indent := etree.NewIndentSettings()
+		indent.Spaces, indent.PreserveLeafWhitespace = 2, true
+		b.e.IndentWithSettings(indent)
+		b.e.Space = vbox
+		for i := range b.e.Attr {
+			if b.e.Attr[i].Space == "ovf" {
+				b.e.Attr[i].Space = space
+			}
+		}
+		if _, info := child(b.e, "Info"); info != nil {
+			info.Space = space
+		}
+		s.AddChild(b.e)
+		for _, d := range v.disks {
+			if id := b.disks[d.id]; id != "" {
+				if _, a := attribute(d.e, "uuid"); a == nil {
+					d.e.CreateAttr(vbox+":uuid", id)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (v *view) readFiles(ctx context.Context, p *ova.Package) error {

@@ -214,40 +214,42 @@ func TestOpenRefuses(t *testing.T) {
 		want error
 		o    ova.Options
 	}{
-		"empty":              {nil, ova.ErrNotPackage, ova.Options{}},
-		"text":               {[]byte("hello"), ova.ErrNotPackage, ova.Options{}},
-		"envelope":           {[]byte(env1), ova.ErrNotPackage, ova.Options{}},
-		"no envelope":        {tarred(t, tar.FormatUSTAR, good[1:]...), ova.ErrNotPackage, ova.Options{}},
-		"another is chosen":  {plain, ova.ErrNotPackage, ova.Options{Envelope: "x.ovf"}},
-		"two envelopes":      {tarred(t, tar.FormatUSTAR, append(good, member{"b.ovf", env1})...), ova.ErrSeveral, ova.Options{}},
-		"twice":              {tarred(t, tar.FormatUSTAR, append(good, good[2])...), ova.ErrCorrupt, ova.Options{}},
-		"twice, otherwise":   {tarred(t, tar.FormatUSTAR, append(good, member{"./disk.vmdk", "x"})...), ova.ErrCorrupt, ova.Options{}},
-		"up":                 {tarred(t, tar.FormatUSTAR, append(good, member{"../x", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"up within":          {tarred(t, tar.FormatUSTAR, append(good, member{"a/../x", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"absolute":           {tarred(t, tar.FormatUSTAR, append(good, member{"/x", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"drive":              {tarred(t, tar.FormatUSTAR, append(good, member{"c:x", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"backslash":          {tarred(t, tar.FormatUSTAR, append(good, member{`a\..\x`, ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"escape":             {tarred(t, tar.FormatGNU, append(good, member{"a\x1b[2J", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"not UTF-8":          {tarred(t, tar.FormatGNU, append(good, member{"a\xff", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"directory up":       {tarred(t, tar.FormatUSTAR, append(good, member{"../x/", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"file and directory": {tarred(t, tar.FormatUSTAR, append(good, member{"disk.vmdk/x", ""})...), ova.ErrCorrupt, ova.Options{}},
-		"symbolic link":      {header(tar.Header{Name: "l", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink}), ovf.ErrUnsafe, ova.Options{}},
-		"hard link":          {header(tar.Header{Name: "l", Linkname: "disk.vmdk", Typeflag: tar.TypeLink}), ovf.ErrUnsafe, ova.Options{}},
-		"device":             {header(tar.Header{Name: "l", Typeflag: tar.TypeBlock}), ovf.ErrUnsafe, ova.Options{}},
-		"FIFO":               {header(tar.Header{Name: "l", Typeflag: tar.TypeFifo}), ovf.ErrUnsafe, ova.Options{}},
-		"cut in a member":    {plain[:len(plain)-tarEnd-4096], ova.ErrCorrupt, ova.Options{}},
-		"cut in a header":    {plain[:512+len(env1)+(-len(env1)&511)+100], ova.ErrCorrupt, ova.Options{}},
-		"no spool":           {[]byte(zeros), ova.ErrSpool, ova.Options{}},
-		"bomb":               {[]byte(zeros), ova.ErrLimit, ova.Options{Spool: spool, MaxSpool: 100_000}},
-		"gzip, cut":          {[]byte(zeros[:len(zeros)/2]), ova.ErrCorrupt, ova.Options{Spool: spool}},
-		"gzip of text":       {[]byte(gzipped(t, "hello")), ova.ErrCorrupt, ova.Options{Spool: spool}},
-		"encrypted":          {encrypted, ovf.ErrUnsupported, ova.Options{}},
-		"zip, twice":         {zipped(t, zip.Store, append(good, good[2])...), ova.ErrCorrupt, ova.Options{}},
-		"zip, up":            {zipped(t, zip.Store, append(good, member{"../x", ""})...), ovf.ErrUnsafe, ova.Options{}},
-		"zip, cut":           {zipped(t, zip.Store, good...)[:500], ova.ErrCorrupt, ova.Options{}},
-		"no XML":             {tarred(t, tar.FormatUSTAR, member{"vm.ovf", "hello"}), ovf.ErrSyntax, ova.Options{}},
-		"document type":      {tarred(t, tar.FormatUSTAR, member{"vm.ovf", `<!DOCTYPE a [<!ENTITY x "y">]><Envelope/>`}), ovf.ErrSyntax, ova.Options{}},
-		"large manifest":     {tarred(t, tar.FormatUSTAR, good[0], member{"vm.mf", strings.Repeat("\n", ovf.MaxManifest+1)}), ova.ErrLimit, ova.Options{}},
+		"empty":                      {nil, ova.ErrNotPackage, ova.Options{}},
+		"text":                       {[]byte("hello"), ova.ErrNotPackage, ova.Options{}},
+		"envelope":                   {[]byte(env1), ova.ErrNotPackage, ova.Options{}},
+		"no envelope":                {tarred(t, tar.FormatUSTAR, good[1:]...), ova.ErrNotPackage, ova.Options{}},
+		"another is chosen":          {plain, ova.ErrNotPackage, ova.Options{Envelope: "x.ovf"}},
+		"two envelopes":              {tarred(t, tar.FormatUSTAR, append(good, member{"b.ovf", env1})...), ova.ErrSeveral, ova.Options{}},
+		"twice":                      {tarred(t, tar.FormatUSTAR, append(good, good[2])...), ova.ErrCorrupt, ova.Options{}},
+		"twice, otherwise":           {tarred(t, tar.FormatUSTAR, append(good, member{"./disk.vmdk", "x"})...), ova.ErrCorrupt, ova.Options{}},
+		"up":                         {tarred(t, tar.FormatUSTAR, append(good, member{"../x", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"up within":                  {tarred(t, tar.FormatUSTAR, append(good, member{"a/../x", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"absolute":                   {tarred(t, tar.FormatUSTAR, append(good, member{"/x", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"drive":                      {tarred(t, tar.FormatUSTAR, append(good, member{"c:x", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"backslash":                  {tarred(t, tar.FormatUSTAR, append(good, member{`a\..\x`, ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"escape":                     {tarred(t, tar.FormatGNU, append(good, member{"a\x1b[2J", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"not UTF-8":                  {tarred(t, tar.FormatGNU, append(good, member{"a\xff", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"directory up":               {tarred(t, tar.FormatUSTAR, append(good, member{"../x/", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"file and directory":         {tarred(t, tar.FormatUSTAR, append(good, member{"disk.vmdk/x", ""})...), ova.ErrCorrupt, ova.Options{}},
+		"symbolic link":              {header(tar.Header{Name: "l", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink}), ovf.ErrUnsafe, ova.Options{}},
+		"hard link":                  {header(tar.Header{Name: "l", Linkname: "disk.vmdk", Typeflag: tar.TypeLink}), ovf.ErrUnsafe, ova.Options{}},
+		"device":                     {header(tar.Header{Name: "l", Typeflag: tar.TypeBlock}), ovf.ErrUnsafe, ova.Options{}},
+		"FIFO":                       {header(tar.Header{Name: "l", Typeflag: tar.TypeFifo}), ovf.ErrUnsafe, ova.Options{}},
+		"cut in a member":            {plain[:len(plain)-tarEnd-4096], ova.ErrTruncated, ova.Options{}},
+		"cut in a header":            {plain[:512+len(env1)+(-len(env1)&511)+100], ova.ErrTruncated, ova.Options{}},
+		"no spool":                   {[]byte(zeros), ova.ErrSpool, ova.Options{}},
+		"sparse bomb":                {sparseTar(1 << 45), ova.ErrLimit, ova.Options{}},
+		"sparse bomb through a pipe": {[]byte(gzipped(t, string(sparseTar(17<<30)))), ova.ErrLimit, ova.Options{Spool: spool}},
+		"bomb":                       {[]byte(zeros), ova.ErrLimit, ova.Options{Spool: spool, MaxSpool: 100_000}},
+		"gzip, cut":                  {[]byte(zeros[:len(zeros)/2]), ova.ErrCorrupt, ova.Options{Spool: spool}},
+		"gzip of text":               {[]byte(gzipped(t, "hello")), ova.ErrCorrupt, ova.Options{Spool: spool}},
+		"encrypted":                  {encrypted, ovf.ErrUnsupported, ova.Options{}},
+		"zip, twice":                 {zipped(t, zip.Store, append(good, good[2])...), ova.ErrCorrupt, ova.Options{}},
+		"zip, up":                    {zipped(t, zip.Store, append(good, member{"../x", ""})...), ovf.ErrUnsafe, ova.Options{}},
+		"zip, cut":                   {zipped(t, zip.Store, good...)[:500], ova.ErrCorrupt, ova.Options{}},
+		"no XML":                     {tarred(t, tar.FormatUSTAR, member{"vm.ovf", "hello"}), ovf.ErrSyntax, ova.Options{}},
+		"document type":              {tarred(t, tar.FormatUSTAR, member{"vm.ovf", `<!DOCTYPE a [<!ENTITY x "y">]><Envelope/>`}), ovf.ErrSyntax, ova.Options{}},
+		"large manifest":             {tarred(t, tar.FormatUSTAR, good[0], member{"vm.mf", strings.Repeat("\n", ovf.MaxManifest+1)}), ova.ErrLimit, ova.Options{}},
 		"two ways": {tarred(t, tar.FormatUSTAR, member{"vm.ovf", envelope(`<File ovf:id="a" ovf:href="d" ovf:chunkSize="5"/><File ovf:id="b" ovf:href="d.000000000"/>`)},
 			member{"d.000000000", "12345"}), ova.ErrCorrupt, ova.Options{}},
 	} {
@@ -268,6 +270,38 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 const tarEnd = 1024
+
+// sparseTar is a package with a member of so many bytes, all of which are a hole, in GNU's oldest form.
+func sparseTar(size int64) []byte {
+	h := make([]byte, 512)
+	copy(h, "hole.iso")
+	copy(h[100:], "0000644\x000000000\x000000000\x0000000000000\x0000000000000\x00        S")
+	copy(h[257:], "ustar  \x00")
+	copy(h[483:], []byte{0x80, 0, 0, 0})
+	for i := range 8 {
+		h[483+11-i] = byte(size >> (8 * i))
+	}
+	h[483] |= 0x80
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: "vm.ovf", Size: int64(len(env1)), Mode: 0o644}); err != nil {
+		panic(err)
+	}
+	if _, err := w.Write([]byte(env1)); err != nil {
+		panic(err)
+	}
+	if err := w.Flush(); err != nil {
+		panic(err)
+	}
+	b.Write(h)
+	b.Write(make([]byte, 1024))
+	return b.Bytes()
+}
 
 // TestTruncated cuts a package at every block: it must be told, or hold what it held.
 func TestTruncated(t *testing.T) {

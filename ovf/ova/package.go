@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -31,6 +32,8 @@ var (
 	ErrNotPackage = errors.New("not an OVF package")
 	// ErrCorrupt: an archive that is damaged, or contradicts itself.
 	ErrCorrupt = errors.New("damaged package")
+	// ErrTruncated: an archive that ends too early. It is ErrCorrupt, too.
+	ErrTruncated = fmt.Errorf("%w: it is cut off", ErrCorrupt)
 	// ErrSpool: content that must be written elsewhere to be read at random, and there is no Options.Spool.
 	ErrSpool = errors.New("needs room to unpack")
 	// ErrLimit: more than a limit allows.
@@ -41,7 +44,11 @@ var (
 
 const (
 	maxMembers = 100_000 // in one archive; an appliance has some ten
-	// defaultMaxSpool is Options.MaxSpool's default.
+	// What is unpacked of a package may be so many times as much as is stored, or freeSpool if that is more, and defaultMaxSpool
+	// at most. Deflate makes at most 1032 bytes of one: a raw disk that is nearly empty, in a .gz, is no attack. Zeros become
+	// holes where that is possible.
+	maxRatio        = 1100
+	freeSpool       = 16 << 30
 	defaultMaxSpool = 1 << 40
 )
 
@@ -55,7 +62,8 @@ type Options struct {
 	// Spool makes a file for what must be unpacked to be read at random; name says what it will hold, and is to be trusted
 	// as little as any name in the package. The Package closes it. nil: such content is ErrSpool.
 	Spool func(name string) (Spool, error)
-	// MaxSpool is the largest number of bytes that one package may write to its spools. 0: 1 TiB.
+	// MaxSpool is the largest number of bytes that one package may write to its spools. 0: 16 GiB or 1100 times what is
+	// stored, whichever is more, and 1 TiB at most.
 	MaxSpool int64
 }
 
@@ -119,6 +127,7 @@ type Package struct {
 	files    map[string]*shown
 	dirs     map[string][]string // names in each directory
 	spooled  int64
+	packed   func() int64 // how many bytes are stored, as far as that is known yet
 	toClose  []io.Closer
 	closeErr error
 }
@@ -170,7 +179,7 @@ func Open(ctx context.Context, src formats.Source, o Options) (*Package, error) 
 		return nil, err
 	}
 	head = head[:n]
-	p := &Package{opts: o}
+	p := &Package{opts: o, packed: src.Size}
 	switch {
 	case isZip(head):
 		err = p.openZip(src)
@@ -191,8 +200,9 @@ func OpenStream(ctx context.Context, r io.Reader, o Options) (*Package, error) {
 		return nil, err
 	}
 	head = head[:n]
-	r = io.MultiReader(bytes.NewReader(head), r)
-	p := &Package{opts: o}
+	in := &counter{r: io.MultiReader(bytes.NewReader(head), r)}
+	r = in
+	p := &Package{opts: o, packed: in.n.Load}
 	switch {
 	case isZip(head):
 		err = fmt.Errorf("%w: a zip archive has its directory at the end and cannot come through a pipe", ErrNotPackage)
@@ -209,6 +219,12 @@ func OpenStream(ctx context.Context, r io.Reader, o Options) (*Package, error) {
 // them.
 func OpenDir(fsys fs.FS, o Options) (*Package, error) {
 	p := &Package{opts: o}
+	p.packed = func() (n int64) {
+		for i := range p.Members {
+			n += p.Members[i].Size
+		}
+		return n
+	}
 	return p.finish(p.openDir(fsys))
 }
 
@@ -401,9 +417,26 @@ func (p *Package) spool(name string) (Spool, error) {
 func (p *Package) room() int64 {
 	limit := p.opts.MaxSpool
 	if limit <= 0 {
-		limit = defaultMaxSpool
+		limit = MostUnpacked(p.packed())
 	}
 	return limit - p.spooled
+}
+
+// MostUnpacked is how many bytes may be unpacked of so many that are stored, where Options do not say.
+func MostUnpacked(stored int64) int64 {
+	return min(max(min(stored, defaultMaxSpool)*maxRatio, freeSpool), defaultMaxSpool)
+}
+
+// A counter counts what is read, perhaps by a decoder in a goroutine of its own.
+type counter struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // limited fails instead of writing more than may be spooled.

@@ -63,7 +63,7 @@ func (p *Package) openTar(ctx context.Context, src formats.Source) error {
 		n, _ := r.Seek(0, io.SeekCurrent) // this cannot fail
 		return n
 	}
-	if err := p.scanTar(ctx, r, src, pos); err != nil {
+	if err := p.scanTar(ctx, r, src, pos, src.Size); err != nil {
 		return err
 	}
 	p.Trailing = trailing(src, pos())
@@ -78,18 +78,18 @@ func (p *Package) spoolTar(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	l := &limited{p: p, w: s}
-	if err := p.scanTar(ctx, io.TeeReader(stopReader{ctx, r}, l), s, func() int64 { return l.n }); err != nil {
-		return err
-	}
-	return nil
+	pos := func() int64 { return l.n }
+	return p.scanTar(ctx, io.TeeReader(stopReader{ctx, r}, l), s, pos, pos)
 }
 
-// scanTar fills Members from an archive that r reads from the start; at reads what r has passed, and pos is where r is.
-func (p *Package) scanTar(ctx context.Context, r io.Reader, at io.ReaderAt, pos func() int64) error {
+// scanTar fills Members from an archive that r reads from the start; at reads what r has passed, and pos is where r is. If
+// the archive ends too early, end says where.
+func (p *Package) scanTar(ctx context.Context, r io.Reader, at io.ReaderAt, pos, end func() int64) error {
 	p.Container = Tar
 	t := tar.NewReader(r)
 	seen := make(map[string]bool)
 	global := false
+	holes := int64(0) // what sparse members are, with their holes
 	for headers := 0; ; headers++ {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -100,8 +100,13 @@ func (p *Package) scanTar(ctx context.Context, r io.Reader, at io.ReaderAt, pos 
 		h, err := t.Next()
 		switch {
 		case errors.Is(err, io.EOF):
+			if most := MostUnpacked(pos()); holes > most {
+				return fmt.Errorf("%w: sparse members of %d bytes, in an archive of %d", ErrLimit, holes, pos())
+			}
 			return nil
 		case errors.Is(err, tar.ErrInsecurePath): // a build may have asked for that; names are looked at below
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return p.cut(end())
 		case err != nil:
 			return fmt.Errorf("tar, at byte %d: %w", pos(), damage(err))
 		}
@@ -142,6 +147,10 @@ func (p *Package) scanTar(ctx context.Context, r io.Reader, at io.ReaderAt, pos 
 			m.Tar.Sparse = m.Tar.Sparse || strings.HasPrefix(k, "GNU.sparse.")
 		}
 		if m.Tar.Sparse {
+			if m.Size > defaultMaxSpool-min(holes, defaultMaxSpool) {
+				return fmt.Errorf("%w: member %.200q is sparse, of %d bytes", ErrLimit, name, m.Size)
+			}
+			holes += m.Size
 			m.content = &content{size: h.Size, stream: sparse(at, name)}
 		} else {
 			m.content = &content{size: h.Size, at: io.NewSectionReader(at, m.Tar.Offset, h.Size)}
@@ -153,6 +162,17 @@ func (p *Package) scanTar(ctx context.Context, r io.Reader, at io.ReaderAt, pos 
 		}
 		p.Members = append(p.Members, m)
 	}
+}
+
+// cut says of an archive that ends at a byte what is not whole.
+func (p *Package) cut(end int64) error {
+	if n := len(p.Members); n > 0 {
+		m := &p.Members[n-1]
+		if to := m.Tar.Offset + m.Size; to > end && !m.Tar.Sparse {
+			return fmt.Errorf("%w: it ends at byte %d, and %.200q goes to byte %d", ErrTruncated, end, m.Path, to)
+		}
+	}
+	return fmt.Errorf("%w: it ends at byte %d, in a header", ErrTruncated, end)
 }
 
 // sparse reads a sparse member. The archive is walked again from its start, because where the member's own headers
