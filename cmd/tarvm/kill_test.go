@@ -47,7 +47,7 @@ func run(t *testing.T, after time.Duration, args ...string) (stderr string, code
 // TestKill kills packs and restores of the command at random times: what has its final name is whole, and the next run
 // succeeds and leaves nothing else.
 func TestKill(t *testing.T) {
-	points := 100
+	points := 200
 	if testing.Short() || archivetest.Race {
 		points = 8
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"tarvm/cmd/tarvm/cli"
 )
@@ -16,6 +17,9 @@ func main() {
 	cli.Version = version
 	signal.Ignore(syscall.SIGPIPE) // a closed pipe is an error of Write, after which temporary files are removed
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, func() {
+		time.Sleep(300 * time.Millisecond) // timeout(1) sends each signal twice: to the program, and to its group
+		stop()                             // a second signal ends the program at once
+	})
 	os.Exit(cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

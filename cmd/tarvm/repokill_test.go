@@ -73,13 +73,29 @@ func (k *killing) command(kill bool, args ...string) (done bool) {
 	exe, err := os.Executable()
 	k.ok(err)
 	cmd := exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), envMain+"=1", "TMPDIR="+k.path("temp"), "XDG_CONFIG_HOME="+k.path("config"), "XDG_STATE_HOME="+k.path("state"),
-		"TARVM_REPO="+k.path("repo"), "GOMAXPROCS=2")
+	cmd.Env = k.environment()
 	var out bytes.Buffer
 	cmd.Stderr = &out
 	began := time.Now()
+	var changes *watch
+	if kill && k.rnd.IntN(2) > 0 {
+		changes = k.watch()
+	}
 	k.ok(cmd.Start())
-	if kill {
+	switch {
+	case changes != nil:
+		// What changes the repository takes a small part of the time: some time behind one of the changes.
+		at, later := 1+k.rnd.IntN(5), time.Duration(k.rnd.IntN(2)*k.rnd.IntN(200))*time.Microsecond
+		go func() {
+			if changes.wait(at) {
+				if later > 0 {
+					time.Sleep(later)
+				}
+				_ = cmd.Process.Kill()
+			}
+		}()
+		defer changes.close()
+	case kill:
 		took := k.took[args[0]]
 		// Less than the first part is the program's start.
 		timer := time.AfterFunc(took/8+time.Duration(k.rnd.Int64N(int64(took))), func() { _ = cmd.Process.Kill() })
@@ -98,6 +114,11 @@ func (k *killing) command(kill bool, args ...string) (done bool) {
 	}
 	k.Fatalf("tarvm %q: %v: %s", args, err, out.String())
 	return false
+}
+
+func (k *killing) environment() []string {
+	return append(os.Environ(), envMain+"=1", "TMPDIR="+k.path("temp"), "XDG_CONFIG_HOME="+k.path("config"), "XDG_STATE_HOME="+k.path("state"),
+		"TARVM_REPO="+k.path("repo"), "GOMAXPROCS=2")
 }
 
 // forest returns what is there, and makes sure that what must be there is.
@@ -137,8 +158,9 @@ func (k *killing) holds(dir, want string) {
 	}
 }
 
-// write is the other writer: it saves a machine of its own, and removes what it saved before.
-func (k *killing) write(ctx context.Context, vm string, rnd *rand.Rand) error {
+// write is another writer: it saves a machine of its own into a project of its own, and removes what it saved before.
+func (k *killing) write(ctx context.Context, project string, seed int64, rnd *rand.Rand) error {
+	vm := k.path(project)
 	f, err := k.r.Forest(ctx)
 	if err != nil {
 		return err
@@ -147,36 +169,36 @@ func (k *killing) write(ctx context.Context, vm string, rnd *rand.Rand) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		disk := bytesOf(50, 300_000)
+		disk := bytesOf(seed, 300_000)
 		copy(disk[n%4<<16:], bytesOf(n, 1000))
 		if err := os.WriteFile(filepath.Join(vm, "disk.raw"), disk, 0o644); err != nil {
 			return err
 		}
-		res, err := k.r.Save(context.WithoutCancel(ctx), vm, repo.SaveOptions{Project: "second", Parent: f.Latest("second"), Force: true})
+		res, err := k.r.Save(context.WithoutCancel(ctx), vm, repo.SaveOptions{Project: project, Parent: f.Latest(project), Force: true})
 		if err != nil {
-			return fmt.Errorf("the other writer: %w", err)
+			return fmt.Errorf("writer %s: %w", project, err)
 		}
 		if f, err = k.r.Forest(context.WithoutCancel(ctx)); err != nil {
 			return err
 		}
 		if e, err := f.Find(res.Entry.Ref()); err != nil || e.ID != res.Entry.ID {
-			return fmt.Errorf("%s of the other writer has gone: %w", res.Entry, err)
+			return fmt.Errorf("%s of writer %s has gone: %w", res.Entry, project, err)
 		}
 		if n%5 == 4 {
 			var mine []*repo.Entry
 			for _, e := range f.Entries {
-				if e.Project == "second" {
+				if e.Project == project {
 					mine = append(mine, e)
 				}
 			}
 			if _, err := k.r.Remove(context.WithoutCancel(ctx), mine, repo.RemoveOptions{}); err != nil {
-				return fmt.Errorf("the other writer: %w", err)
+				return fmt.Errorf("writer %s: %w", project, err)
 			}
 			if f, err = k.r.Forest(context.WithoutCancel(ctx)); err != nil {
 				return err
 			}
 		}
-		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond)
+		time.Sleep(time.Duration(rnd.IntN(120)) * time.Millisecond)
 	}
 }
 
@@ -297,8 +319,21 @@ func (k *killing) check() {
 	}
 }
 
-// TestKillRepository kills savings, restores, removals, merges and imports, while another writer and a reader work on the same
-// repository.
+// checkNow reads everything while others write.
+func (k *killing) checkNow() {
+	k.Helper()
+	rep, err := k.r.Check(context.Background(), repo.CheckOptions{Read: true})
+	k.ok(err)
+	for _, p := range rep.Problems {
+		// What others remove while it is looked at is no problem of those that stay.
+		if strings.Contains(p.File, "entries/stable/") && !strings.Contains(p.What, "another archive has taken its place") {
+			k.Errorf("problem: %s", p)
+		}
+	}
+}
+
+// TestKillRepository kills savings, restores, removals, merges and imports, while two other writers and a reader work on the
+// same repository.
 func TestKillRepository(t *testing.T) {
 	kills := 500
 	if testing.Short() || archivetest.Race {
@@ -313,8 +348,10 @@ func TestKillRepository(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			var wg sync.WaitGroup
-			ended := make(chan error, 2)
-			wg.Go(func() { ended <- k.write(ctx, k.path("second"), rand.New(rand.NewPCG(10, uint64(lane)))) })
+			ended := make(chan error, 3)
+			for i, project := range []string{"first", "second"} {
+				wg.Go(func() { ended <- k.write(ctx, project, int64(50+i), rand.New(rand.NewPCG(uint64(10+i), uint64(lane)))) })
+			}
 			wg.Go(func() { ended <- k.read(ctx) })
 			n := 0
 			for ; k.kills < (kills+lanes-1)/lanes && !t.Failed(); n++ {
@@ -323,6 +360,9 @@ func TestKillRepository(t *testing.T) {
 				case err := <-ended:
 					t.Error(err)
 				default:
+				}
+				if n%150 == 149 {
+					k.checkNow()
 				}
 				if n > 4*kills {
 					t.Errorf("of %d commands %d were killed", n, k.kills)
@@ -345,7 +385,7 @@ func TestKillRepository(t *testing.T) {
 func (k *killing) prepare() {
 	k.Helper()
 	ctx := context.Background()
-	for _, dir := range []string{"temp", "second"} {
+	for _, dir := range []string{"temp", "first", "second"} {
 		k.ok(os.MkdirAll(k.path(dir), 0o755))
 	}
 	other, err := repo.CreateDir(ctx, k.path("other"), k.options())

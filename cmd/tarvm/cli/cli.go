@@ -75,6 +75,7 @@ type program struct {
 	bar     *bar
 	barMode string
 	warned  bool
+	repo    string // the repository, of verbs that take entries besides files
 }
 
 // Main runs the command with the arguments behind the program's name, and returns its exit code. A cancelled context
@@ -136,7 +137,12 @@ A repository keeps such archives as numbered entries, and finds by itself what e
 		Version:           version(),
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		RunE:              p.onlyHelp,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return p.bar.setMode(p.barMode, p.quiet) },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if n, err := cmd.Flags().GetInt("workers"); err == nil && n < 0 { // verbs without it have an error
+				return hint(usage(errors.New("--workers must not be negative")), "0 is as many as there are processors")
+			}
+			return p.bar.setMode(p.barMode, p.quiet)
+		},
 	}
 	root.SetVersionTemplate("tarvm {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
@@ -156,6 +162,9 @@ A repository keeps such archives as numbered entries, and finds by itself what e
 	convert := []*cobra.Command{p.exportCommand(), p.importCommand(), p.ovfCommand(), p.imageCommand()}
 	for _, c := range append(archives, convert[0]) {
 		c.ValidArgsFunction = p.completeFilesOrEntries
+	}
+	for _, c := range append(archives, convert[:2]...) {
+		p.repoFlag(c)
 	}
 	group("Versions of a machine, in a repository", p.initCommand(), p.saveCommand(), p.restoreCommand(), p.openCommand(), p.vmCommand(), p.getCommand(), p.catalogueCommand(), p.statusCommand(),
 		p.logCommand(), p.treeCommand(), p.pathCommand())
@@ -260,6 +269,9 @@ func fixed(cmd *cobra.Command, flag string, values ...string) {
 
 // flagError says what is wrong with a flag, and which one may have been meant.
 func flagError(cmd *cobra.Command, err error) error {
+	if verbs := cmd.Flags().Args(); cmd.HasSubCommands() && len(verbs) > 0 {
+		return noVerb(cmd, verbs) // its flags are not known here
+	}
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
 		return hint(usage(err), "%s --help", cmd.CommandPath())

@@ -222,7 +222,7 @@ func (p *program) convert(ctx context.Context, source, output string, o *convert
 		defer base.close()
 	}
 	eo.Progress = p.imageProgress("convert", source, i.Size())
-	out, err := p.createOutputs(output, o.force)
+	out, err := p.createOutputs(ctx, output, o.force)
 	if err != nil {
 		return err
 	}
@@ -294,12 +294,12 @@ type outputs struct {
 	names []string
 }
 
-func (p *program) createOutputs(path string, overwrite bool) (*outputs, error) {
+func (p *program) createOutputs(ctx context.Context, path string, overwrite bool) (*outputs, error) {
 	if path == "-" {
 		if isTerminal(p.stdout) {
 			return nil, hint(usage(errors.New("an image is not for a terminal")), "OUTPUT is a file, or - with a pipe")
 		}
-		return &outputs{Outputs: formats.Outputs{Main: formats.NewStream(p.stdout), Name: "disk"}, names: []string{"-"}}, nil
+		return &outputs{Outputs: formats.Outputs{Main: formats.NewStream(p.toPipe(ctx)), Name: "disk"}, names: []string{"-"}}, nil
 	}
 	o := &outputs{}
 	create := func(path string) (formats.Output, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"syscall"
 
 	"tarvm/archive"
@@ -14,6 +15,7 @@ import (
 	"tarvm/archive/repo"
 	"tarvm/archive/repo/catalogue"
 	"tarvm/archive/vmdir"
+	"tarvm/cmd/tarvm/platform"
 	"tarvm/delta"
 	"tarvm/formats"
 	"tarvm/formats/layers"
@@ -90,6 +92,9 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// leadsOut reports whether os.Root refused a path: its error has no name.
+func leadsOut(err error) bool { return strings.HasSuffix(err.Error(), ": path escapes from parent") }
+
 // inPackage reports whether err is damage of a package without a manifest.
 func inPackage(err error) bool {
 	for fe := new(formats.FormatError); errors.As(err, &fe); err = fe.Err {
@@ -151,7 +156,11 @@ func hints(err error) []string {
 		return []string{"a later version of tarvm wrote it, and can read it; so can tar, and the script .tarvm/restore.py in it"}
 	case errors.Is(err, archive.ErrTruncated):
 		return []string{"it was not written or not copied to its end: copy it again, or pack again"}
-	case errors.Is(err, ovf.ErrDigest), errors.Is(err, ova.ErrSize), errors.Is(err, ova.ErrNotListed), errors.Is(err, ova.ErrCorrupt):
+	case errors.Is(err, ova.ErrTruncated):
+		return []string{"it was not written or not copied to its end: get the package again"}
+	case errors.Is(err, ova.ErrCorrupt):
+		return []string{"the package is damaged: get it again"}
+	case errors.Is(err, ovf.ErrDigest), errors.Is(err, ova.ErrSize), errors.Is(err, ova.ErrNotListed):
 		return []string{"tarvm ovf verify PACKAGE names all that is damaged; get the package again"}
 	case errors.Is(err, ovf.ErrSignature):
 		return []string{"the manifest is not the one that was signed: get the package from whoever signed it"}
@@ -177,6 +186,8 @@ func hints(err error) []string {
 		return []string{"make room, or choose another file system; what was there before is as it was"}
 	case errors.Is(err, syscall.EROFS):
 		return []string{"it can be read, but nothing can be written there: mount it for writing, or choose another place"}
+	case leadsOut(err):
+		return []string{"a symbolic link leads out of the directory, of which nothing outside is read: put the file itself there"}
 	case errors.Is(err, fs.ErrPermission):
 		return []string{"run it as a user who may, for example the owner of the files"}
 	}
@@ -197,7 +208,7 @@ func repoHints(err error) []string {
 		return unsavedHint(err)
 	case errors.As(err, &offline) && offline.Place != nil:
 		return []string{
-			fmt.Sprintf("make %s available; where it is somewhere else now: tarvm repo relocate --to DIR --name %s", quoted(offline.Place.Dir), quoted(offline.Place.Name)),
+			fmt.Sprintf("make %s available; where it is somewhere else now: tarvm repo relocate --to DIR --name %s", quoted(offline.Place.Dir), platform.Quote(offline.Place.Name)),
 			"--search DIR looks in a further directory this time",
 		}
 	case errors.As(err, &offline):

@@ -417,7 +417,7 @@ func (p *program) writePlan(ctx context.Context, s *source, plan *target.Plan, t
 		return f, err
 	}
 	if o.out == "-" {
-		return plan.Write(ctx, target.Sink{Pipe: p.stdout, Temp: temp})
+		return plan.Write(ctx, target.Sink{Pipe: p.toPipe(ctx), Temp: temp})
 	}
 	if !t.Single() {
 		d, err := createDir(o.out)

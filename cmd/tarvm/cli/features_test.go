@@ -3,10 +3,14 @@ package cli
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // features says in which scripts each promise about versions of machines is tested. M7 to M9, M18 and M19 were never given.
@@ -58,5 +62,33 @@ func TestFeatures(t *testing.T) {
 				t.Errorf("%s.txtar does not say that it tests %s", s, id)
 			}
 		}
+	}
+}
+
+// Each flag of the verbs of archives is used by a script.
+func TestFlags(t *testing.T) {
+	scripts, err := filepath.Glob(filepath.Join("testdata", "script", "*.txtar"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatal(err)
+	}
+	var lines []byte
+	for _, s := range scripts {
+		b, err := os.ReadFile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, b...)
+	}
+	p := &program{bar: newBar(io.Discard)}
+	for _, c := range []*cobra.Command{p.packCommand(), p.unpackCommand(), p.listCommand(), p.showCommand(), p.verifyCommand(), p.diffCommand()} {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			forms := "--" + f.Name
+			if f.Shorthand != "" {
+				forms += "|-" + f.Shorthand
+			}
+			if used := regexp.MustCompile(fmt.Sprintf(`(?m)^(exec|exits [0134]) .*tarvm %s( .*)? (%s)( |=|'|$)`, c.Name(), forms)); !used.Match(lines) {
+				t.Errorf("no script uses tarvm %s %s", c.Name(), forms)
+			}
+		})
 	}
 }

@@ -670,7 +670,7 @@ func (p *program) plainDisk(ctx context.Context, d *download, w *wanted) (string
 	var r io.ReadCloser
 	if w.File.Compression == "bzip2" {
 		r = io.NopCloser(bzip2.NewReader(f))
-	} else if r, err = p.decompress(f); err != nil {
+	} else if r, err = p.decoder(f, nil); err != nil {
 		return "", fmt.Errorf("%s: %w", w, err)
 	}
 	defer r.Close()

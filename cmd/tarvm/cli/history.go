@@ -428,6 +428,8 @@ func (p *program) printStatus(st *areaStatus) error {
 		what = st.Area + " (" + what + ")"
 	}
 	switch {
+	case st.Absent:
+		return p.printf("%s: its directory is not there\n", what)
 	case st.Empty:
 		return p.printf("%s: empty\n", what)
 	case st.Entry != nil && st.Quick:

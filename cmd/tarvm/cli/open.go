@@ -24,6 +24,7 @@ type file struct {
 	path   string
 	closer io.Closer
 	entry  *repo.Entry      // nil: it is no entry of a repository
+	off    error            // why an entry's archive cannot be reached
 	arch   *archive.Archive // nil: a manifest beside an archive
 	man    *archive.Manifest
 }
@@ -67,8 +68,12 @@ func (s *shelf) get(ctx context.Context, path string) (*file, error) {
 	f, err := s.p.openFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Not a file: perhaps an entry.
-		if e, eerr := s.entry(ctx, path); eerr == nil {
+		e, eerr := s.entry(ctx, path)
+		switch {
+		case eerr == nil:
 			return e, nil
+		case !errors.Is(eerr, errNoRepository) && !strings.ContainsRune(path, filepath.Separator):
+			err = &noFileError{path, eerr}
 		}
 	}
 	if err != nil {
@@ -78,11 +83,30 @@ func (s *shelf) get(ctx context.Context, path string) (*file, error) {
 	return f, nil
 }
 
+// A noFileError is about an argument that is no file, and no entry either.
+type noFileError struct {
+	path string
+	err  error // about the entry
+}
+
+func (e *noFileError) Error() string {
+	var fe *repo.FindError
+	if errors.As(e.err, &fe) && fe.Why != "" {
+		return fmt.Sprintf("%s: no such file, and no entry: %s", e.path, fe.Why)
+	}
+	return fmt.Sprintf("%s: no such file; %v", e.path, e.err)
+}
+
+func (e *noFileError) Unwrap() error { return e.err }
+
 // archive opens an archive.
 func (s *shelf) archive(ctx context.Context, path string) (*file, error) {
 	f, err := s.get(ctx, path)
 	if err != nil {
 		return nil, err
+	}
+	if f.off != nil {
+		return nil, f.off
 	}
 	if f.arch == nil {
 		return nil, hint(usage(fmt.Errorf("%s: is a manifest, an archive is needed", path)), "the archive is usually called %s", strings.TrimSuffix(path, manifestSuffix))
@@ -118,6 +142,7 @@ func (s *shelf) entry(ctx context.Context, text string) (*file, error) {
 		case err == nil:
 			o.arch, o.man = a, a.Manifest()
 		case errors.As(err, &off):
+			o.off = err
 			if o.man, closer, err = ses.ManifestOf(ctx, x); err != nil {
 				return nil, err
 			}
@@ -203,9 +228,6 @@ func (s *shelf) dirs() []string {
 
 // scan looks at all files of the directories that were not looked at yet.
 func (s *shelf) scan(ctx context.Context) error {
-	if s.whole {
-		return nil
-	}
 	for _, dir := range s.dirs() {
 		if s.scanned[dir] {
 			continue
@@ -250,6 +272,9 @@ func (s *shelf) look(path string) {
 // pick opens what the directories have of the wanted entry, exactly the wanted one if it is there: then
 // one file, else all of that state. With manifests, a manifest will do.
 func (s *shelf) pick(ctx context.Context, want *manifest.Parent, manifests bool) ([]*file, error) {
+	if s.whole {
+		return s.opened(want, manifests), nil
+	}
 	if err := s.scan(ctx); err != nil {
 		return nil, err
 	}
@@ -278,6 +303,21 @@ func (s *shelf) pick(ctx context.Context, want *manifest.Parent, manifests bool)
 		fs = append(fs, o)
 	}
 	return fs, nil
+}
+
+// opened is what pick finds when all that there is was opened.
+func (s *shelf) opened(want *manifest.Parent, manifests bool) []*file {
+	var fs []*file
+	for _, f := range s.open {
+		switch {
+		case f.man.ID != want.ID || f.arch == nil && !manifests:
+		case f.man.Digest == want.Digest:
+			return []*file{f}
+		default:
+			fs = append(fs, f)
+		}
+	}
+	return fs
 }
 
 // ancestors opens the archives on which those on the shelf build, as far as they are found. They are told apart by
@@ -345,6 +385,11 @@ func (s *shelf) missing(err error) error {
 	var m *chain.MissingParentError
 	if !errors.As(err, &m) {
 		return err
+	}
+	for _, f := range s.open {
+		if f.off != nil && f.man.ID == m.ID {
+			return f.off
+		}
 	}
 	what := fmt.Sprintf("the id is %s; looked in %s, at %s and manifests", m.ID, strings.Join(s.dirs(), ", "), count(s.seen, "archive"))
 	if len(s.broken) > 0 {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (p *program) findPackageArg(ctx context.Context, s *source, arg, config, ne
 	oo := p.packageOptions(s.newSpool(near))
 	oo.Envelope = config
 	if arg == "-" {
-		return s.setPackage(ova.OpenStream(ctx, p.stdin, oo))
+		return s.setPackage(ova.OpenStream(ctx, p.input(ctx), oo))
 	}
 	dir := arg
 	st, err := os.Stat(arg)
@@ -207,6 +208,9 @@ func describePackage(v *shown) string {
 			row(&b, "licence", count(s.EULAs, "agreement"))
 		}
 	}
+	for _, c := range v.Collections {
+		describeCollection(&b, &c)
+	}
 	if len(v.Options) > 0 {
 		b.WriteString("\ndeployment options\n")
 		for _, o := range v.Options {
@@ -241,6 +245,38 @@ func describePackage(v *shown) string {
 	return b.String()
 }
 
+// describeCollection says in which order its members start.
+func describeCollection(b *strings.Builder, c *ovf.Collection) {
+	fmt.Fprintf(b, "\ncollection %s\n", quoted(cmp.Or(c.Name.Text, c.ID)))
+	order := slices.Clone(c.Startup)
+	// 0 is at any time.
+	slices.SortStableFunc(order, func(a, b ovf.StartupItem) int { return cmp.Compare(uint(a.Order-1), uint(b.Order-1)) })
+	rank := 0
+	for i, s := range order {
+		if i == 0 || s.Order != order[i-1].Order {
+			rank++
+		}
+		when := fmt.Sprintf("starts %d", rank)
+		if s.Order == 0 {
+			when = "starts any time"
+		}
+		text := s.ID
+		if s.StartAction == "none" {
+			text += ", is not started"
+		}
+		if s.WaitingForGuest {
+			text += ", until it says that it is ready"
+		}
+		if s.StartDelay > 0 {
+			text += fmt.Sprintf(", %d s before the next", s.StartDelay)
+		}
+		row(b, when, text)
+	}
+	if n := len(c.EULAs); n > 0 {
+		row(b, "licence", count(n, "agreement"))
+	}
+}
+
 func row(b *strings.Builder, name, value string) {
 	fmt.Fprintf(b, "  %-18s%s\n", printable(name), printable(value))
 }
@@ -259,8 +295,13 @@ func describeMachine(m *machine.Machine, id string) string {
 		}
 	}
 	add("guest", m.Guest.Describe())
+	add("UUID", m.UUID)
 	if n := m.CPU.Count; n > 0 {
-		add("processors", fmt.Sprint(n))
+		text := fmt.Sprint(n)
+		if c := m.CPU.Cores; c > 1 {
+			text += fmt.Sprintf(", %d cores in a socket", c)
+		}
+		add("processors", text)
 	}
 	if n := m.Memory.Bytes; n > 0 {
 		add("memory", size(n))
@@ -270,8 +311,9 @@ func describeMachine(m *machine.Machine, id string) string {
 		fw += ", secure boot"
 	}
 	add("firmware", fw)
+	add("boot order", strings.Join(m.Boot, ", "))
 	if m.TPM != nil {
-		add("TPM", strings.TrimSpace(m.TPM.Version+" "))
+		add("TPM", cmp.Or(m.TPM.Version, "there is one"))
 	}
 	for i := range m.Drives {
 		d := &m.Drives[i]
@@ -290,10 +332,31 @@ func describeMachine(m *machine.Machine, id string) string {
 	for i := range m.NICs {
 		n := &m.NICs[i]
 		text := strings.TrimSpace(n.Model + " " + n.MAC)
-		if n.Network != "" {
-			text += ", " + n.Network
+		if to := cmp.Or(n.Network, string(n.Kind)); to != "" {
+			text += ", " + to
 		}
 		add(fmt.Sprintf("network %d", i), text)
+	}
+	for i, v := range m.Videos {
+		text := cmp.Or(v.Model, "of no model")
+		if v.Memory > 0 {
+			text += ", " + size(v.Memory)
+		}
+		if v.Heads > 1 {
+			text += fmt.Sprintf(", %d screens", v.Heads)
+		}
+		add(fmt.Sprintf("video %d", i), text)
+	}
+	for i, v := range m.Sounds {
+		add(fmt.Sprintf("sound %d", i), cmp.Or(v.Model, "of no model"))
+	}
+	for _, v := range m.Serials {
+		add(fmt.Sprintf("serial %d", v.Slot), cmp.Or(v.Kind, "connected to nothing"))
+	}
+	for _, c := range m.Controllers {
+		if c.Bus == machine.USB {
+			add(fmt.Sprintf("usb %d", c.Index), cmp.Or(c.Model, "of no model"))
+		}
 	}
 	add("notes", strings.ReplaceAll(m.Notes, "\n", "; "))
 	return strings.TrimSuffix(b.String(), "\n")
@@ -485,7 +548,7 @@ func (p *program) ovfFixCommand() *cobra.Command {
 		Use:   "fix PACKAGE -o FILE.ova",
 		Short: "Repair a package",
 		Long: `Writes a package anew as an OVA that importers take: form, order and names of the archive, lines of the manifest, bytes
-behind a disk's end, chunks, the hardware family, missing units and names of elements. Disks are not coded again, and
+behind a disk's end, chunks, the hardware family, EFI, missing units and names of elements. Disks are not coded again, and
 what else the envelope says stays. While it reads them, it compares the files with the old manifest.
 ` + packageHelp,
 		Args: args(1, 1, "one package"),
@@ -577,7 +640,7 @@ func (p *program) rewrite(ctx context.Context, arg, envelope, out string, force 
 	}
 	defer s.close()
 	if out == "-" {
-		err = write(s, ova.NewWriter(p.stdout, wo))
+		err = write(s, ova.NewWriter(p.toPipe(ctx), wo))
 		p.bar.clear()
 		if err != nil {
 			err = fmt.Errorf("%s: %w", arg, err)

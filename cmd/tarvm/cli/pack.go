@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,7 +92,7 @@ manifest without --manifest.`,
 	f.BoolVar(&o.differential, "differential", false, "with --parent: pack what changed since the full archive at the start of the parent's chain")
 	f.StringArrayVar(&o.search, "search", nil, "with --differential: look for that archive in `DIR`, too (repeatable)")
 	f.BoolVar(&o.trustTimes, "trust-times", false, "with --parent: do not read files whose size, times and inode are as they were")
-	f.BoolVar(&o.live, "live", false, "pack a machine that runs: the state is what a power failure would leave")
+	f.BoolVar(&o.live, "live", false, "pack a machine that runs: the state is what a power failure would leave, without files that vanish meanwhile")
 	p.jsonFlag(cmd)
 	var names []string
 	for _, c := range p.codecs {
@@ -123,6 +124,9 @@ func (o *packFlags) options(p *program) (archive.PackOptions, error) {
 		}
 	case byEnding != nil:
 		po.Codec = byEnding
+	case slices.Contains(otherEndings, strings.ToLower(filepath.Ext(o.out))):
+		_, err := bad("%s: %s is the ending of a compression that tarvm does not write", o.out, filepath.Ext(o.out))
+		return po, hint(err, "there are .tar.zst, .tar.gz, .tar.xz, .tar.lz4, .tar; --codec makes it one of these, whatever the ending")
 	default:
 		po.Codec = codec.ByName(p.codecs, "zstd")
 	}
@@ -179,6 +183,9 @@ func (o *packFlags) options(p *program) (archive.PackOptions, error) {
 	return po, nil
 }
 
+// otherEndings are those from which tar, and people, conclude that a file is what no codec here makes.
+var otherEndings = []string{".bz2", ".bz", ".tbz", ".tbz2", ".tb2", ".lzma", ".tlz", ".lz", ".lzo", ".tzo", ".z", ".taz", ".br", ".7z", ".zip", ".rar"}
+
 // checkPatterns refuses patterns that cannot match anything.
 func checkPatterns(flag string, patterns []string) error {
 	for _, pattern := range patterns {
@@ -234,6 +241,9 @@ func (p *program) pack(ctx context.Context, dir string, o *packFlags) error {
 	for _, t := range r.Torn {
 		p.warn("%s: changed while it was read; its state is what a power failure would leave", name(t))
 	}
+	for _, g := range r.Vanished {
+		p.warn("%s: vanished before it was read; it is left out", name(g))
+	}
 	if p.json {
 		return p.writeJSON(r)
 	}
@@ -245,7 +255,7 @@ func (p *program) pack(ctx context.Context, dir string, o *packFlags) error {
 
 // packTo writes the archive and its manifest, and leaves nothing when that fails.
 func (p *program) packTo(ctx context.Context, plan *archive.Plan, path, side string, force bool) (*archive.Result, error) {
-	out, err := p.output(path, force)
+	out, err := p.output(ctx, path, force)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +263,7 @@ func (p *program) packTo(ctx context.Context, plan *archive.Plan, path, side str
 	var beside output
 	var w io.Writer // stays a nil interface without a manifest
 	if side != "" {
-		if beside, err = p.output(side, force); err != nil {
+		if beside, err = p.output(ctx, side, force); err != nil {
 			return nil, err
 		}
 		defer beside.Abort()
@@ -266,8 +276,12 @@ func (p *program) packTo(ctx context.Context, plan *archive.Plan, path, side str
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	// The manifest first: an archive that has its name has its manifest.
+	// The manifest first: an archive that has its name has its manifest. What can fail has not failed when the first has its name:
+	// the names may be those of an earlier archive and its manifest.
 	if beside != nil {
+		if err := out.Sync(); err != nil {
+			return nil, err
+		}
 		if err := beside.Commit(); err != nil {
 			return nil, err
 		}
@@ -303,6 +317,11 @@ func (s *shelf) parent(ctx context.Context, path string, differential bool) (*ar
 	beside, err := s.get(ctx, f.path+manifestSuffix)
 	switch {
 	case err == nil && beside.arch == nil && beside.man.ID == f.man.ID:
+		for _, o := range s.open {
+			if o != beside {
+				o.arch, o.man = nil, nil // of many small files, that is much memory
+			}
+		}
 		return beside.man, nil
 	case err == nil:
 		s.p.note("note: %s%s is of another entry, and not used", f.path, manifestSuffix)
@@ -325,6 +344,7 @@ func special(path string) bool {
 // An output is where an archive goes.
 type output interface {
 	io.Writer
+	Sync() error
 	Commit() error
 	Abort()
 }
@@ -334,6 +354,9 @@ type direct struct {
 	io.Writer
 	c io.Closer // nil: not ours
 }
+
+// Sync does nothing: a pipe or a device has what it was given.
+func (d *direct) Sync() error { return nil }
 
 func (d *direct) Commit() error {
 	if d.c == nil {
@@ -350,12 +373,12 @@ func (d *direct) Abort() {
 	}
 }
 
-func (p *program) output(path string, force bool) (output, error) {
+func (p *program) output(ctx context.Context, path string, force bool) (output, error) {
 	if path == "-" {
 		if isTerminal(p.stdout) {
 			return nil, hint(usage(errors.New("an archive is not for a terminal")), "-o FILE, or a pipe")
 		}
-		return &direct{Writer: p.stdout}, nil
+		return &direct{Writer: p.toPipe(ctx)}, nil
 	}
 	if special(path) {
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -373,6 +396,9 @@ func (p *program) output(path string, force bool) (output, error) {
 
 // createFile starts a file that appears under its name when it is complete.
 func createFile(path string, force bool) (*archive.Output, error) {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return nil, hint(usage(fmt.Errorf("%s: is a directory", path)), "name a file in it")
+	}
 	o, err := archive.CreateOutput(path, force)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, hint(plainPath(err), "--force overwrites it")

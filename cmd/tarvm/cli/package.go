@@ -11,9 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"tarvm/archive"
 	"tarvm/archive/codec"
+	"tarvm/delta"
 	"tarvm/formats"
 	"tarvm/formats/layers"
 	"tarvm/ovf"
@@ -32,7 +34,58 @@ func (p *program) isPackage(head []byte) bool {
 }
 
 // decompress is for packages.
-func (p *program) decompress(r io.Reader) (io.ReadCloser, error) { return codec.Open(p.codecs, r) }
+func (p *program) decompress(r io.Reader) (io.ReadCloser, error) {
+	return p.decoder(r, ova.MostUnpacked)
+}
+
+// decoder reads what is compressed. most, which may be nil, is how much may come of so many bytes.
+func (p *program) decoder(r io.Reader, most func(int64) int64) (io.ReadCloser, error) {
+	in := &failing{r: r}
+	z, err := codec.Open(p.codecs, in)
+	if err != nil {
+		return nil, err
+	}
+	return &unpacking{ReadCloser: z, in: in, most: most}, nil
+}
+
+// failing remembers what went wrong with what a decoder reads, which may read ahead in a goroutine of its own.
+type failing struct {
+	r      io.Reader
+	n      atomic.Int64
+	failed atomic.Bool
+}
+
+func (f *failing) Read(b []byte) (int, error) {
+	n, err := f.r.Read(b)
+	f.n.Add(int64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.failed.Store(true)
+	}
+	return n, err
+}
+
+// unpacking says of what is wrong with a compressed package that the package is damaged: a decoder has its own words.
+type unpacking struct {
+	io.ReadCloser
+	in   *failing
+	most func(int64) int64
+	n    int64
+}
+
+func (u *unpacking) Read(b []byte) (int, error) {
+	n, err := u.ReadCloser.Read(b)
+	u.n += int64(n)
+	switch {
+	case u.most != nil && u.n > u.most(u.in.n.Load()):
+		return 0, fmt.Errorf("%w: %s of %s", ova.ErrLimit, size(u.n), size(u.in.n.Load()))
+	case err == nil, errors.Is(err, io.EOF), u.in.failed.Load(): // it could not be read
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("%w: %w", ova.ErrTruncated, err)
+	default:
+		err = fmt.Errorf("%w: %w", ova.ErrCorrupt, err)
+	}
+	return n, err
+}
 
 // A spool is a place for what must be unpacked, made when it is needed.
 type spool struct {
@@ -86,6 +139,50 @@ func (f *spoolFile) ReadFrom(r io.Reader) (int64, error) {
 // Truncate changes the size.
 func (f *spoolFile) Truncate(size int64) error { return f.rename(f.File.Truncate(size)) }
 
+// A holeFile is a new file in which zeros become holes, so that a package of nothing else does not fill a disk.
+type holeFile struct{ *spoolFile }
+
+// hole is what file systems can leave out.
+const hole = 4 << 10
+
+// Write implements io.Writer.
+func (f *holeFile) Write(b []byte) (int, error) {
+	at, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, err
+	}
+	for n := 0; n < len(b); {
+		// Up to the next border, and then as many blocks as are alike.
+		end := min(len(b), n+int(hole-(at+int64(n))%hole))
+		zero := delta.IsZero(b[n:end])
+		for end < len(b) {
+			next := min(len(b), end+hole)
+			if delta.IsZero(b[end:next]) != zero {
+				break
+			}
+			end = next
+		}
+		if zero {
+			_, err = f.Seek(int64(end-n), io.SeekCurrent)
+		} else {
+			_, err = f.spoolFile.Write(b[n:end])
+		}
+		if err == nil && zero && end == len(b) {
+			err = f.Truncate(at + int64(end)) // nothing may follow
+		}
+		if err != nil {
+			return n, err
+		}
+		n = end
+	}
+	return len(b), nil
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (f *holeFile) ReadFrom(r io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, make([]byte, 1<<20))
+}
+
 // create makes a file. Names of packages are not used.
 func (sp *spool) create(string) (*spoolFile, error) {
 	if sp.dir == nil {
@@ -113,7 +210,13 @@ func (sp *spool) create(string) (*spoolFile, error) {
 func (p *program) packageOptions(sp *spool) ova.Options {
 	return ova.Options{
 		Decompress: p.decompress,
-		Spool:      func(name string) (ova.Spool, error) { return sp.create(name) },
+		Spool: func(name string) (ova.Spool, error) {
+			f, err := sp.create(name)
+			if err != nil {
+				return nil, err
+			}
+			return &holeFile{f}, nil
+		},
 	}
 }
 
@@ -135,7 +238,7 @@ func (p *program) findPackage(ctx context.Context, s *source, arg string, o *sou
 
 func (p *program) openPackage(ctx context.Context, s *source, arg string, o *sourceFlags, sp *spool) error {
 	if arg == "-" {
-		return p.openStream(ctx, s, bufio.NewReaderSize(p.stdin, 64<<10), o, sp)
+		return p.openStream(ctx, s, bufio.NewReaderSize(p.input(ctx), 64<<10), o, sp)
 	}
 	f, src, err := openSource(arg)
 	if err != nil {
@@ -188,7 +291,7 @@ func (p *program) openStream(ctx context.Context, s *source, r *bufio.Reader, o 
 		return err
 	}
 	s.done = append(s.done, func() { f.Close() })
-	n, err := p.spoolTo(ctx, f, plain)
+	n, err := p.spoolTo(ctx, &holeFile{f}, plain)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 
 	"tarvm/archive"
 	"tarvm/archive/repo"
+	"tarvm/cmd/tarvm/platform"
 	"tarvm/cmd/tarvm/settings"
 	"tarvm/formats/machine"
 	"tarvm/manifest"
@@ -33,9 +35,17 @@ type repoFlags struct {
 // register adds the flags, and completion of entries to arguments where a verb takes them.
 func (o *repoFlags) register(p *program, cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.repo, "repo", "", "the repository, a name of the settings or a `DIR` (default: TARVM_REPO, or that of the settings)")
+	f.StringVar(&o.repo, "repo", "", repoUsage)
 	f.StringArrayVar(&o.search, "search", nil, "look for archives that are not in the repository in `DIR`, too (repeatable)")
 	f.DurationVar(&o.lockWait, "lock-wait", time.Minute, "how long to wait for another writer, 0s: for as long as it takes")
+	complete(cmd, "repo", p.completeRepositories)
+}
+
+const repoUsage = "the repository, a name of the settings or a `DIR` (default: TARVM_REPO, or that of the settings)"
+
+// repoFlag adds --repo to a verb that takes entries besides files.
+func (p *program) repoFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.repo, "repo", "", "of entries: "+repoUsage)
 	complete(cmd, "repo", p.completeRepositories)
 }
 
@@ -52,6 +62,9 @@ type session struct {
 	sel settings.Selection
 	*repo.Repo
 }
+
+// errNoRepository: nothing says which repository is meant.
+var errNoRepository = errors.New("no repository")
 
 // loadSettings reads the user's settings.
 func loadSettings() (*settings.Settings, error) {
@@ -70,17 +83,17 @@ func (p *program) openRepo(ctx context.Context, o *repoFlags, given settings.Giv
 		return nil, err
 	}
 	if given.Repository == "" {
-		given.Repository = o.repo
+		given.Repository = cmp.Or(o.repo, p.repo)
 	}
 	if s.sel, err = s.set.Select(given); err != nil {
 		return nil, settingsError(err)
 	}
 	if s.sel.Repository.Dir == "" {
-		return nil, hint(usage(errors.New("no repository")), "tarvm init makes one; --repo DIR or TARVM_REPO names one for this time")
+		return nil, hint(usage(errNoRepository), "tarvm init makes one; --repo DIR or TARVM_REPO names one for this time")
 	}
 	s.Repo, err = repo.OpenDir(ctx, s.sel.Repository.Dir, p.repoOptions(o))
 	if errors.Is(err, repo.ErrNoRepository) {
-		err = hint(err, "is its disk there? tarvm init --repo %s makes a new one", s.sel.Repository.Dir)
+		err = hint(err, "is its disk there? tarvm init --repo %s makes a new one", platform.Quote(s.sel.Repository.Dir))
 	}
 	return s, err
 }
@@ -158,7 +171,10 @@ func (s *session) entry(f *repo.Forest, text string) (*repo.Entry, error) {
 // nearest returns the name of an entry that may have been meant.
 func nearest(f *repo.Forest, text string) string {
 	best, least := "", 3
-	for _, e := range f.Entries {
+	for _, e := range slices.Backward(f.Entries) {
+		if len(text) > 1 && len(e.Name) > len(text) && strings.EqualFold(e.Name[:len(text)], text) {
+			return e.Name // its beginning
+		}
 		if d := distance(text, e.Name); e.Name != "" && d < least && len(e.Name) > d {
 			best, least = e.Name, d
 		}
@@ -412,13 +428,21 @@ func (p *program) completeEntries(o *repoFlags, last int, then cobra.CompletionF
 	}
 }
 
-// completeFilesOrEntries completes numbers of entries behind a #, and files else: verbs of archives take both.
+// completeFilesOrEntries completes numbers and names of entries, and files where none begins like that: verbs of archives
+// take both. What begins like a path, or a file that is there, is a file.
 func (p *program) completeFilesOrEntries(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if !strings.HasPrefix(begun, "#") {
+	files, _ := filepath.Glob(globQuote.Replace(begun) + "*")
+	switch {
+	case strings.HasPrefix(begun, "#"):
+		return p.completeEntries(&repoFlags{}, -1, nil)(cmd, args, begun)
+	case strings.ContainsRune(begun, filepath.Separator), strings.HasPrefix(begun, "."), strings.HasPrefix(begun, "~"), begun != "" && len(files) > 0:
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	return p.completeEntries(&repoFlags{}, -1, nil)(cmd, args, begun)
+	list, _ := p.completeEntries(&repoFlags{}, -1, nil)(cmd, args, begun)
+	return slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, begun) }), cobra.ShellCompDirectiveDefault
 }
+
+var globQuote = strings.NewReplacer("*", "\\*", "?", "\\?", "[", "\\[", "\\", "\\\\")
 
 // completeProjects completes names of projects.
 func (p *program) completeProjects(o *repoFlags) cobra.CompletionFunc {

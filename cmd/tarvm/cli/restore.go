@@ -12,6 +12,7 @@ import (
 	"tarvm/archive"
 	"tarvm/archive/chain"
 	"tarvm/archive/repo"
+	"tarvm/cmd/tarvm/platform"
 	"tarvm/cmd/tarvm/settings"
 )
 
@@ -193,5 +194,5 @@ func unsavedHint(err error) []string {
 	if !errors.As(err, &u) {
 		return nil
 	}
-	return []string{fmt.Sprintf("--save-first saves it before, --discard gives it up; tarvm status %s says what has changed", quoted(u.Dir))}
+	return []string{fmt.Sprintf("--save-first saves it before, --discard gives it up; tarvm status %s says what has changed", platform.Quote(u.Dir))}
 }

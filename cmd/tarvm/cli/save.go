@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -127,7 +128,9 @@ func (p *program) save(ctx context.Context, a []string, o *saveFlags) error {
 	so.Project = s.sel.Project.Name
 	so.Record = readRecord(area.Dir)
 	so.Pack.TrustTimes = o.trustTimes || s.set.TrustTimes
-	if st, err := os.Stat(area.Dir); err != nil {
+	if st, err := os.Stat(area.Dir); errors.Is(err, fs.ErrNotExist) && area.Name != "" {
+		return hint(plainPath(err), "is the disk of working area %s there? tarvm restore makes its directory anew", area.Name)
+	} else if err != nil {
 		return plainPath(err)
 	} else if !st.IsDir() {
 		return usage(fmt.Errorf("%s: is not a directory", area.Dir))
@@ -178,6 +181,9 @@ func (p *program) save(ctx context.Context, a []string, o *saveFlags) error {
 	}
 	for _, t := range out.Pack.Torn {
 		p.warn("%s: changed while it was read; its state is what a power failure would leave", name(t))
+	}
+	for _, g := range out.Pack.Vanished {
+		p.warn("%s: vanished before it was read; it is left out", name(g))
 	}
 	st := out.Pack.Stats
 	p.note("%s for %s in %s, %.1f s", size(out.Pack.Encoded), size(st.Bytes), count(st.Files, "file"), time.Since(began).Seconds())

@@ -86,7 +86,7 @@ func (p *program) exportEntry(ctx context.Context, arg string, o *exportFlags) e
 		return s.planExport(f, e, o, eo)
 	}
 	began := time.Now()
-	out, err := p.output(o.out, o.force)
+	out, err := p.output(ctx, o.out, o.force)
 	if err != nil {
 		return err
 	}
@@ -190,8 +190,7 @@ func sourceName(arg string) string {
 }
 
 func hintNoRepository(err error) error {
-	var h *hinted
-	if errors.As(err, &h) && strings.Contains(err.Error(), "no repository") {
+	if errors.Is(err, errNoRepository) {
 		return hint(err, "-C DIR makes a directory of a package, -o FILE an archive")
 	}
 	return err
@@ -230,11 +229,12 @@ func (p *program) spoolArchive(ctx context.Context, s *session, arg string) (io.
 
 // spoolInput copies standard input as it is.
 func (p *program) spoolInput(ctx context.Context, w io.Writer) error {
+	in := p.input(ctx)
 	for done := int64(0); ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		n, err := io.CopyN(w, p.stdin, 4<<20)
+		n, err := io.CopyN(w, in, 4<<20)
 		done += n
 		p.bar.report(event{Phase: "read", Done: done})
 		if errors.Is(err, io.EOF) {

@@ -140,7 +140,7 @@ func (p *program) unpackStream(ctx context.Context, paths []string, o *unpackFla
 	if want != nil {
 		ro.Want = *want
 	}
-	r, err := chain.RestoreStream(ctx, p.stdin, p.codecs, o.dir, ro)
+	r, err := chain.RestoreStream(ctx, p.input(ctx), p.codecs, o.dir, ro)
 	if err != nil {
 		return fmt.Errorf("standard input: %w", plainPath(err))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"tarvm/archive/codec"
 	"tarvm/archive/repo"
+	"tarvm/cmd/tarvm/platform"
 	"tarvm/cmd/tarvm/settings"
 )
 
@@ -91,7 +92,7 @@ func (p *program) init(ctx context.Context, dir, name string, areas []string) er
 	if name == "" {
 		name = "main"
 		if d, ok := set.Repositories[name]; ok && d != abs {
-			name = filepath.Base(abs)
+			name = settings.MakeName(settings.Repository, filepath.Base(abs), "repository")
 		}
 		for n, d := range set.Repositories {
 			if d == abs {
@@ -192,7 +193,7 @@ func (p *program) asks() bool {
 
 // ask asks for the repository and the first working area.
 func (p *program) ask(ctx context.Context, areas []string) (string, []string, error) {
-	in := bufio.NewReader(p.stdin)
+	in := bufio.NewReader(p.input(ctx))
 	home, err := os.UserHomeDir()
 	if err != nil {
 		home = "."
@@ -216,8 +217,17 @@ func (p *program) ask(ctx context.Context, areas []string) (string, []string, er
 	if err != nil {
 		return "", nil, err
 	}
-	name, err := question("Name of that working area", filepath.Base(area))
-	return dir, []string{name + "=" + area}, err
+	for {
+		name, err := question("Name of that working area", settings.MakeName(settings.Area, filepath.Base(area), "vm"))
+		if err != nil {
+			return "", nil, err
+		}
+		bad := settings.CheckName(settings.Area, name)
+		if bad == nil {
+			return dir, []string{name + "=" + area}, nil
+		}
+		_, _ = fmt.Fprintf(p.stderr, "%s\n", printable(bad.Error()))
+	}
 }
 
 func expandHome(dir string) string {
@@ -409,7 +419,7 @@ func (p *program) repoAddCommand() *cobra.Command {
 				return err
 			}
 			if _, err := repo.OpenDir(cmd.Context(), dir, p.repoOptions(&repoFlags{})); err != nil {
-				return hint(plainPath(err), "tarvm init --repo %s --name %s makes one", a[1], a[0])
+				return hint(plainPath(err), "tarvm init --repo %s --name %s makes one", platform.Quote(a[1]), platform.Quote(a[0]))
 			}
 			return p.changeSettings(cmd.Context(), func(set *settings.Settings) error { return set.AddRepository(a[0], dir) })
 		},

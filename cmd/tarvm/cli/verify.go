@@ -100,6 +100,9 @@ func (p *program) verify(ctx context.Context, paths []string, o *verifyFlags) er
 		}
 	}
 	for _, f := range s.open {
+		if f.arch == nil {
+			continue // it cannot be reached: so says what builds on it
+		}
 		ok, err := p.verifyArchive(ctx, f, o, v)
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.path, err)
@@ -180,7 +183,7 @@ func (p *program) verifyEntries(ctx context.Context, s *shelf, given []*file, o 
 			if unlinked == nil {
 				unlinked = &verifyMissing{s.missing(fmt.Errorf("%s: %w", f.path, err))}
 			}
-			v.Entries = append(v.Entries, entryVerdict{File: f.path, ID: f.man.ID, Error: err.Error()})
+			v.Entries = append(v.Entries, entryVerdict{File: f.path, ID: f.man.ID, Archives: []string{}, Error: err.Error()})
 			continue
 		case err != nil:
 			return 0, err

@@ -90,7 +90,7 @@ func (c *Command) Shell() string {
 		run = words(u.Args) + " 2>/dev/null | " + words([]string{"grep", "-Fqx", "-e", u.Line}) + " || " + run
 	}
 	if c.Dir != "" {
-		run = "(cd " + quote(c.Dir) + " && " + run + ")"
+		run = "(cd " + Quote(c.Dir) + " && " + run + ")"
 	}
 	return run
 }
@@ -98,7 +98,7 @@ func (c *Command) Shell() string {
 func words(args []string) string {
 	list := make([]string, len(args))
 	for i, a := range args {
-		list[i] = quote(a)
+		list[i] = Quote(a)
 		if i == 0 && list[i] == a && strings.Contains(a, "=") {
 			list[i] = "'" + a + "'" // else a variable
 		}
@@ -106,8 +106,8 @@ func words(args []string) string {
 	return strings.Join(list, " ")
 }
 
-// quote writes a word for a shell.
-func quote(s string) string {
+// Quote writes a word for a shell.
+func Quote(s string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:=,+@%", r)
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"tarvm/archive/repo"
 	"tarvm/cmd/tarvm/settings"
 )
 
@@ -270,6 +271,34 @@ func TestNames(t *testing.T) {
 		var e *settings.NameError
 		if err := settings.CheckName(settings.Area, name); !errors.As(err, &e) || e.Name != name {
 			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+// What is a project's name in a repository can be said, too.
+func TestProjectNames(t *testing.T) {
+	for _, name := range []string{"web server", "Größe 2 b", strings.Repeat("x", 100)} {
+		if err := settings.CheckName(settings.Project, name); err != nil {
+			t.Error(err)
+		}
+		if err := repo.CheckProject(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{" a", "a ", " ", "a\tb", "a\u00a0b", "7", strings.Repeat("x", 101)} {
+		if err := settings.CheckName(settings.Project, name); err == nil {
+			t.Errorf("%q is taken", name)
+		}
+	}
+}
+
+func TestMakeName(t *testing.T) {
+	for text, want := range map[string]string{
+		"web": "web", "web one": "web-one", "a/b": "a-b", "": "x", "7": "x", "...": "x", "-rf": "rf", " é!": "é", "\xff\xff": "x", "日本 1": "日本-1",
+		strings.Repeat("é", 50): strings.Repeat("é", 32), "a\u202eb\n": "a-b",
+	} {
+		if got := settings.MakeName(settings.Area, text, "x"); got != want || settings.CheckName(settings.Area, got) != nil {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }
