@@ -69,12 +69,19 @@ bytes() {
   echo $s
 }
 
+# warm reads the states, so that they are in memory.
+warm() {
+  local s
+  for s in "$VM"/S[123] "$T/S4"; do
+    [ ! -d "$s" ] || cat "$s"/* >/dev/null
+  done
+}
+
 # measured: runs the group's rows in turn, and prints its table.
 measured() {
   local i run before size rc table=$T/table note
   local -A failed=()
   [ ${#tools[@]} != 0 ] || return 0
-  cat "$VM"/S[123]/* >/dev/null
   : >"$table"
   for run in $(seq "$RUNS"); do
     for i in "${!tools[@]}"; do
@@ -88,6 +95,7 @@ measured() {
         # shellcheck disable=SC2086 # a list of paths
         before=$(bytes ${paths[$i]})
         sync -f "$T"
+        warm # again, as some systems give back memory of files that nobody has read for seconds
         # A hypervisor takes back memory that was freed, and giving it again is slow: whoever comes first would pay.
         dd if=/dev/zero of=/dev/null bs=1G count=1 status=none
         "${pin[@]}" "$T/measure" "$T/took" bash -c "set -eo pipefail; ${cmds[$i]}" >"$T/log" 2>&1 </dev/null
