@@ -25,7 +25,8 @@ type Output struct {
 		from, to int64 // where WriteAt wrote what does not go to disk yet
 		n        int64 // how many bytes
 	}
-	done bool
+	done  bool
+	named bool
 }
 
 // writeback is how much is sent to disk at a time, so that Commit has little to wait for.
@@ -62,7 +63,7 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 			os.Remove(name)
 		}
 		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, vmdir.ErrClaimed) {
-			return nil, (&Output{path: path}).named(err)
+			return nil, (&Output{path: path}).errorOf(err)
 		}
 	}
 }
@@ -70,7 +71,7 @@ func CreateOutput(path string, overwrite bool) (*Output, error) {
 // Open opens for reading what was written so far.
 func (o *Output) Open() (*os.File, error) {
 	f, err := os.Open(o.f.Name())
-	return f, o.named(err)
+	return f, o.errorOf(err)
 }
 
 // Write appends to the file.
@@ -80,14 +81,14 @@ func (o *Output) Write(p []byte) (int, error) {
 		vmdir.StartWriteback(o.f, o.behind, o.n-o.behind)
 		o.behind = o.n
 	}
-	return n, o.named(err)
+	return n, o.errorOf(err)
 }
 
 // WriteAt writes at an offset: an Output is written front to back by Write, or anywhere by WriteAt, not both.
 func (o *Output) WriteAt(p []byte, off int64) (int, error) {
 	n, err := o.f.WriteAt(p, off)
 	o.wrote(off, int64(n))
-	return n, o.named(err)
+	return n, o.errorOf(err)
 }
 
 // wrote sends to disk what WriteAt wrote, when there is enough of it.
@@ -109,10 +110,10 @@ func (o *Output) wrote(off, n int64) {
 }
 
 // Truncate sets the size.
-func (o *Output) Truncate(size int64) error { return o.named(o.f.Truncate(size)) }
+func (o *Output) Truncate(size int64) error { return o.errorOf(o.f.Truncate(size)) }
 
-// named gives an error the name that the user knows.
-func (o *Output) named(err error) error {
+// errorOf gives an error the name that the user knows.
+func (o *Output) errorOf(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return &fs.PathError{Op: pe.Op, Path: o.path, Err: pe.Err}
@@ -126,7 +127,7 @@ var (
 )
 
 // Sync makes what was written durable, still without its name.
-func (o *Output) Sync() error { return o.named(o.f.Sync()) }
+func (o *Output) Sync() error { return o.errorOf(o.f.Sync()) }
 
 // Commit gives the file its name.
 func (o *Output) Commit() error { return o.CommitAs(o.path) }
@@ -139,12 +140,13 @@ func (o *Output) CommitAs(path string) error {
 	err := o.f.Sync()
 	// The file is claimed while it is open: closed before it has its name, it might be swept away. Some systems rename nothing
 	// that is open, and remove nothing either.
-	renamed := err == nil && os.Rename(o.f.Name(), path) == nil
+	o.named = err == nil && os.Rename(o.f.Name(), path) == nil
 	if cerr := o.f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil && !renamed {
+	if err == nil && !o.named {
 		err = os.Rename(o.f.Name(), path)
+		o.named = err == nil
 	}
 	if err != nil {
 		os.Remove(o.f.Name())
@@ -154,6 +156,9 @@ func (o *Output) CommitAs(path string) error {
 	o.done = true
 	return SyncDir(filepath.Dir(path))
 }
+
+// Named reports whether the file has its name, which it may have after an error of Commit, too: that of what makes it durable.
+func (o *Output) Named() bool { return o.named }
 
 // Abort removes what was written. After Commit it does nothing.
 func (o *Output) Abort() {

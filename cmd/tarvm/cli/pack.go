@@ -276,23 +276,33 @@ func (p *program) packTo(ctx context.Context, plan *archive.Plan, path, side str
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	// The manifest first: an archive that has its name has its manifest. What can fail has not failed when the first has its name:
-	// the names may be those of an earlier archive and its manifest.
-	if beside != nil {
-		if err := out.Sync(); err != nil {
-			return nil, err
-		}
-		if err := beside.Commit(); err != nil {
-			return nil, err
-		}
-	}
-	if err := out.Commit(); err != nil {
-		if beside != nil {
-			os.Remove(side) // it describes an archive that is not there
-		}
+	if err := commit(out, beside, side); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// commit gives an archive and its manifest, which is to be at side unless it is nil, their names. These may be those of an earlier archive and
+// its manifest: after an error each archive has its own manifest, or none.
+func commit(out, beside output, side string) error {
+	if beside == nil {
+		return out.Commit()
+	}
+	// What can fail has not failed when the first has its name. That is the manifest: an archive that has its name has its
+	// manifest.
+	err := out.Sync()
+	if err == nil {
+		err = beside.Commit()
+	}
+	if err == nil || beside.Named() {
+		if oerr := out.Commit(); err == nil {
+			err = oerr
+		}
+	}
+	if err != nil && beside.Named() && !out.Named() {
+		os.Remove(side) // it describes an archive that is not there
+	}
+	return err
 }
 
 // parent opens what an increment is packed against.
@@ -347,6 +357,8 @@ type output interface {
 	Sync() error
 	Commit() error
 	Abort()
+	// Named reports whether it is a file that has its name.
+	Named() bool
 }
 
 // direct is an output that cannot be taken back.
@@ -357,6 +369,9 @@ type direct struct {
 
 // Sync does nothing: a pipe or a device has what it was given.
 func (d *direct) Sync() error { return nil }
+
+// Named is false: what a pipe or a device has is not removed.
+func (d *direct) Named() bool { return false }
 
 func (d *direct) Commit() error {
 	if d.c == nil {
