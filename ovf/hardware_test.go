@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tarvm/formats/machine"
+	"tarvm/formats/machine/machinetest"
 	"tarvm/ovf"
 )
 
@@ -418,72 +419,82 @@ func TestUUID(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	seeds := 0
-	for _, s := range samples(f) {
+	for _, s := range seeds(f) {
+		f.Add(s)
+	}
+	f.Fuzz(survives)
+}
+
+func TestEdits(t *testing.T) { machinetest.Edits(t, survives, seeds(t)...) }
+
+// seeds are envelopes written here, and the small ones of the corpus.
+func seeds(t testing.TB) [][]byte {
+	list := [][]byte{envelope(item("InstanceID", "1", "ResourceType", "3", "VirtualQuantity", "1"))}
+	for _, s := range samples(t) {
 		if len(s.Data) < 8000 {
-			f.Add(s.Data)
-			seeds++
+			list = append(list, s.Data)
 		}
 	}
 	for _, o := range []ovf.EncodeOptions{{}, {Profile: ovf.VirtualBox}, {Version: "2.0"}} {
 		b, _, err := whole().Encode(o)
 		if err != nil {
-			f.Fatal(err)
+			t.Fatal(err)
 		}
-		f.Add(b)
-		seeds++
+		list = append(list, b)
 	}
-	if seeds < 3 {
-		f.Fatal("no seeds")
+	if len(list) < 4 {
+		t.Fatal("no seeds")
 	}
-	f.Add(envelope(item("InstanceID", "1", "ResourceType", "3", "VirtualQuantity", "1")))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > 1<<16 {
-			return
+	return list
+}
+
+// survives: what decodes comes back as it was, and is the same with another language and in one of the profiles.
+func survives(t *testing.T, b []byte) {
+	if len(b) > 1<<16 {
+		return
+	}
+	e, err := ovf.Decode(b)
+	if err != nil {
+		var s *machine.SyntaxError
+		if !errors.Is(err, ovf.ErrSyntax) || !errors.As(err, &s) || !errors.Is(err, machine.ErrSyntax) && !errors.Is(err, machine.ErrUnsupported) {
+			t.Fatalf("an error of no kind: %v", err)
 		}
-		e, err := ovf.Decode(b)
+		return
+	}
+	out, losses, err := e.Encode(ovf.EncodeOptions{})
+	if err != nil || len(losses) > 0 || !slices.Equal(out, b) {
+		t.Fatalf("it does not come back: %v, %v", losses, err)
+	}
+	// A change in the text of the document: everything else must be read as before.
+	if len(e.Systems) > 0 && !serious(e) {
+		e.Lang += "x"
+		out, _, err := e.Encode(ovf.EncodeOptions{})
 		if err != nil {
-			var s *machine.SyntaxError
-			if !errors.Is(err, ovf.ErrSyntax) || !errors.As(err, &s) || !errors.Is(err, machine.ErrSyntax) && !errors.Is(err, machine.ErrUnsupported) {
-				t.Fatalf("an error of no kind: %v", err)
-			}
-			return
+			t.Fatal(err)
 		}
-		out, losses, err := e.Encode(ovf.EncodeOptions{})
-		if err != nil || len(losses) > 0 || !slices.Equal(out, b) {
-			t.Fatalf("it does not come back: %v, %v", losses, err)
+		again, err := ovf.Decode(out)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
 		}
-		// A change in the text of the document: everything else must be read as before.
-		if len(e.Systems) > 0 && !serious(e) {
-			e.Lang += "x"
-			out, _, err := e.Encode(ovf.EncodeOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			again, err := ovf.Decode(out)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			compare(t, e, again)
+		compare(t, e, again)
+	}
+	// One of the profiles, so that there is time for more inputs.
+	for _, p := range []ovf.Profile{ovf.Generic, ovf.VMware, ovf.VirtualBox, ovf.Xen}[len(b)%4:][:1] {
+		out, _, err := e.Encode(ovf.EncodeOptions{Profile: p})
+		if errors.Is(err, machine.ErrUnsupported) {
+			continue
 		}
-		// One of the profiles, so that there is time for more inputs.
-		for _, p := range []ovf.Profile{ovf.Generic, ovf.VMware, ovf.VirtualBox, ovf.Xen}[len(b)%4:][:1] {
-			out, _, err := e.Encode(ovf.EncodeOptions{Profile: p})
-			if errors.Is(err, machine.ErrUnsupported) {
-				continue
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", p, err)
-			}
-			again, err := ovf.Decode(out)
-			if err != nil {
-				t.Fatalf("%s: %v\n%s", p, err, out)
-			}
-			if len(again.Systems) != len(e.Systems) {
-				t.Fatalf("%s: %d systems, %d before", p, len(again.Systems), len(e.Systems))
-			}
+		if err != nil {
+			t.Fatalf("%s: %v", p, err)
 		}
-	})
+		again, err := ovf.Decode(out)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", p, err, out)
+		}
+		if len(again.Systems) != len(e.Systems) {
+			t.Fatalf("%s: %d systems, %d before", p, len(again.Systems), len(e.Systems))
+		}
+	}
 }
 
 func compare(t *testing.T, a, b *ovf.Envelope) {

@@ -132,6 +132,10 @@ func TestCut(t *testing.T) {
 	}
 }
 
+func TestEdits(t *testing.T) {
+	machinetest.Edits(t, survives, read(t, "gen1.xml"), read(t, "gen2-packer.xml"))
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, name := range []string{"gen1.xml", "gen2-packer.xml"} {
 		b := read(f, name)
@@ -141,26 +145,28 @@ func FuzzDecode(f *testing.F) {
 		f.Add(b)
 		f.Add(wide(b))
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		(Form{}).Probe("x", b)
-		m, err := Form{}.Decode(b)
-		if err != nil {
-			if !errors.Is(err, machine.ErrSyntax) && !errors.Is(err, machine.ErrUnsupported) {
-				t.Fatalf("an error of neither kind: %v", err)
-			}
-			return
+	f.Fuzz(survives)
+}
+
+func survives(t *testing.T, b []byte) {
+	(Form{}).Probe("x", b)
+	m, err := Form{}.Decode(b)
+	if err != nil {
+		if !errors.Is(err, machine.ErrSyntax) && !errors.Is(err, machine.ErrUnsupported) {
+			t.Fatalf("an error of neither kind: %v", err)
 		}
-		if err := m.Clone().Complete(); err != nil {
-			t.Fatal(err)
+		return
+	}
+	if err := m.Clone().Complete(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range m.Drives {
+		if d.At.Unit < 0 || d.At.Unit >= maxDrive {
+			t.Fatalf("drive at %s", d.At)
 		}
-		for _, d := range m.Drives {
-			if d.At.Unit < 0 || d.At.Unit >= maxDrive {
-				t.Fatalf("drive at %s", d.At)
-			}
-		}
-		again, err := Form{}.Decode(b)
-		if err != nil || len(machine.Difference(m, again)) > 0 {
-			t.Fatalf("not the same twice: %v", err)
-		}
-	})
+	}
+	again, err := Form{}.Decode(b)
+	if err != nil || len(machine.Difference(m, again)) > 0 {
+		t.Fatalf("not the same twice: %v", err)
+	}
 }

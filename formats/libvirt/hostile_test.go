@@ -201,7 +201,7 @@ func TestProbe(t *testing.T) {
 }
 
 // seeds are small domains, those of testdata, and those of the corpus where there is one.
-func seeds(f *testing.F) [][]byte {
+func seeds(f testing.TB) [][]byte {
 	list := [][]byte{
 		[]byte(plain), []byte(domainOf("")), []byte("\xff\xfe<\x00a\x00/\x00>\x00"),
 		[]byte(devices(diskAt("sda", "scsi", drive(0, 0, 1, 0)) + diskAt("sdb", "scsi", drive(0, 0, 0, 1)) + `<controller type="usb"/><controller type="usb" index="1"><master/></controller><controller type="usb" index="1"/><console type="pty"/><console/>`)),
@@ -226,35 +226,44 @@ func seeds(f *testing.F) [][]byte {
 
 func FuzzDomain(f *testing.F) { machinetest.Fuzz(f, libvirt.Form{}, seeds(f)...) }
 
+func TestEdits(t *testing.T) {
+	machinetest.Edits(t, func(t *testing.T, b []byte) {
+		machinetest.Survive(t, libvirt.Form{}, b)
+		fresh(t, b)
+	}, seeds(t)...)
+}
+
 // FuzzFresh writes what was read as a new domain: reading that and writing it as new once more must change nothing.
 func FuzzFresh(f *testing.F) {
 	for _, s := range seeds(f) {
 		f.Add(s)
 	}
+	f.Fuzz(fresh)
+}
+
+func fresh(t *testing.T, b []byte) {
 	form := libvirt.Form{}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := form.Decode(b)
-		if err != nil {
-			return
-		}
-		one, _, err := form.Encode(machinetest.Strip(m), machine.EncodeOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m1, err := form.Decode(one)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, one)
-		}
-		two, losses, err := form.Encode(machinetest.Strip(m1), machine.EncodeOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m2, err := form.Decode(two)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, two)
-		}
-		for _, d := range machine.Difference(m1, m2) {
-			t.Errorf("%s (%v)\n%s", d, losses, one)
-		}
-	})
+	m, err := form.Decode(b)
+	if err != nil {
+		return
+	}
+	one, _, err := form.Encode(machinetest.Strip(m), machine.EncodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m1, err := form.Decode(one)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, one)
+	}
+	two, losses, err := form.Encode(machinetest.Strip(m1), machine.EncodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m2, err := form.Decode(two)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, two)
+	}
+	for _, d := range machine.Difference(m1, m2) {
+		t.Errorf("%s (%v)\n%s", d, losses, one)
+	}
 }

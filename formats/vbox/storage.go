@@ -20,6 +20,7 @@ type ctl struct {
 	ports int  // that the machine says
 	made  bool // it is new
 	used  map[int]bool
+	last  int // the count of ports that drives need which were not there before
 }
 
 type ctlKey struct {
@@ -280,8 +281,14 @@ func (s *storer) drives() {
 		unit int
 	}
 	places := make([]place, len(s.m.Drives))
+	possible := make([]bool, len(s.m.Drives))
 	for i, d := range s.m.Drives {
-		if !s.possible(d) {
+		var old machine.Drive
+		if mine[i] != nil {
+			old = olds[mine[i]]
+		}
+		// What is there stays, even if VirtualBox would refuse it.
+		if possible[i] = s.possible(d) || (d.Kind == old.Kind && d.Media == old.Media); !possible[i] {
 			continue
 		}
 		c := s.at[ctlKey{d.At.Bus, d.At.Index}]
@@ -290,15 +297,18 @@ func (s *storer) drives() {
 				s.at[ctlKey{d.At.Bus, d.At.Index}] = c
 			}
 		}
-		same := mine[i] != nil && olds[mine[i]].At == d.At
-		if c != nil && d.At.Unit >= 0 && d.At.Unit < c.kind.units() && !c.used[d.At.Unit] && (same || fits(c.kind, d.Kind)) {
+		same := mine[i] != nil && old.At == d.At
+		if c != nil && !c.used[d.At.Unit] && (same || (d.At.Unit >= 0 && d.At.Unit < c.kind.units() && fits(c.kind, d.Kind))) {
 			c.used[d.At.Unit] = true
+			if !same {
+				c.last = max(c.last, d.At.Unit/c.kind.devices+1)
+			}
 			places[i] = place{c, d.At.Unit}
 		}
 	}
 	for i, d := range s.m.Drives {
 		part := "drive " + d.At.String()
-		if !s.possible(d) {
+		if !possible[i] {
 			s.impossible(part, d)
 			if mine[i] != nil {
 				remove(s.twin[mine[i]])
@@ -315,6 +325,7 @@ func (s *storer) drives() {
 				continue
 			}
 			p.c.used[p.unit] = true
+			p.c.last = max(p.c.last, p.unit/p.c.kind.devices+1)
 			name, _ := attr(p.c.e, "name")
 			s.lose(part, "moves to %s, port %d", name, p.unit/p.c.kind.devices)
 		}
@@ -627,10 +638,6 @@ func (s *storer) number() {
 				s.lose(fmt.Sprintf("controller %s%d", c.kind.bus, c.index), "becomes %s%d", c.kind.bus, index)
 			}
 		}
-		last := 0
-		for u := range c.used {
-			last = max(last, u/c.kind.devices+1)
-		}
 		is, _ := attr(c.e, "PortCount")
 		have, err := strconv.Atoi(is)
 		if err != nil {
@@ -643,14 +650,17 @@ func (s *storer) number() {
 				s.lose(fmt.Sprintf("controller %s%d", c.kind.bus, c.index), "%d ports become %d", c.ports, have)
 			}
 		case c.ports > 0:
-			have = max(min(c.ports, c.kind.ports), last)
+			for u := range c.used {
+				c.last = max(c.last, u/c.kind.devices+1)
+			}
+			have = max(min(c.ports, c.kind.ports), c.last)
 			if have != c.ports {
 				s.lose(fmt.Sprintf("controller %s%d", c.kind.bus, c.index), "%d ports become %d", c.ports, have)
 			}
 		case c.made:
-			have = max(last, 1)
+			have = max(c.last, 1)
 		default:
-			have = max(have, last)
+			have = max(have, c.last)
 		}
 		if have != was && have > 0 {
 			setAttr(c.e, "PortCount", strconv.Itoa(have))

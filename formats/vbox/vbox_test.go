@@ -978,10 +978,18 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
+func FuzzDecode(f *testing.F) { machinetest.Fuzz(f, Form{}, seeds(f)...) }
+
+func TestEdits(t *testing.T) {
+	machinetest.Edits(t, func(t *testing.T, b []byte) { machinetest.Survive(t, Form{}, b) }, seeds(t)...)
+}
+
+// seeds are the files of this package, small ones, and one of the corpus where it is.
+func seeds(t testing.TB) [][]byte {
 	var seeds [][]byte
-	for _, b := range goldens(f) {
-		seeds = append(seeds, b)
+	all := goldens(t)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		seeds = append(seeds, all[name])
 	}
 	for _, h := range []string{
 		`<CPU count="0x2"><CpuTree/></CPU><HID Pointing="ComboMouse"/>`,
@@ -992,16 +1000,16 @@ func FuzzDecode(f *testing.F) {
 	}
 	more, err := filepath.Glob("../../../shared/corpus/ovf/libvirt-vbox/2disks-nosnap.vbox") // none without the corpus
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
 	for _, p := range more {
 		b, err := os.ReadFile(p)
 		if err != nil {
-			f.Fatal(err)
+			t.Fatal(err)
 		}
 		seeds = append(seeds, b)
 	}
-	machinetest.Fuzz(f, Form{}, seeds...)
+	return seeds
 }
 
 // mixed is a machine of parts of others, with the origin of one of them.

@@ -274,7 +274,7 @@ func TestBounded(t *testing.T) {
 }
 
 // seeds are the corpus where it is, and the files of this package.
-func seeds(f *testing.F) [][]byte {
+func seeds(f testing.TB) [][]byte {
 	list := [][]byte{
 		[]byte(header), []byte(header + lines(disk+"scsi0:1.mode undoable")), []byte(header + "displayName = \"\xe4|22\" # x\r\ndisplayname = y\n"),
 		wide(header+"displayName = \"ä\"\n", true),
@@ -296,25 +296,35 @@ func seeds(f *testing.F) [][]byte {
 
 func FuzzDecode(f *testing.F) { machinetest.Fuzz(f, vmx.Form{}, seeds(f)...) }
 
+func TestEdits(t *testing.T) {
+	machinetest.Edits(t, func(t *testing.T, b []byte) {
+		machinetest.Survive(t, vmx.Form{}, b)
+		again(t, b)
+		changed(t, b, uint8(len(b)), "näme", 512)
+	}, seeds(t)...)
+}
+
 // FuzzFresh: what is written anew says, when read, what it says when written again.
 func FuzzFresh(f *testing.F) {
 	for _, s := range seeds(f) {
 		f.Add(s)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := vmx.Form{}.Decode(b)
-		if err != nil {
-			return
-		}
-		out := fresh(t, m)
-		m2, err := vmx.Form{}.Decode(out)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		if again := fresh(t, m2); !bytes.Equal(out, again) {
-			t.Errorf("written\n%s\nthen\n%s", out, again)
-		}
-	})
+	f.Fuzz(again)
+}
+
+func again(t *testing.T, b []byte) {
+	m, err := vmx.Form{}.Decode(b)
+	if err != nil {
+		return
+	}
+	out := fresh(t, m)
+	m2, err := vmx.Form{}.Decode(out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if again := fresh(t, m2); !bytes.Equal(out, again) {
+		t.Errorf("written\n%s\nthen\n%s", out, again)
+	}
 }
 
 func fresh(t *testing.T, m *machine.Machine) []byte {
@@ -330,46 +340,48 @@ func FuzzChange(f *testing.F) {
 	for i, s := range seeds(f) {
 		f.Add(s, uint8(i), "näme", uint16(512))
 	}
-	f.Fuzz(func(t *testing.T, b []byte, which uint8, name string, mib uint16) {
-		m, err := vmx.Form{}.Decode(b)
-		if err != nil {
-			return
+	f.Fuzz(changed)
+}
+
+func changed(t *testing.T, b []byte, which uint8, name string, mib uint16) {
+	m, err := vmx.Form{}.Decode(b)
+	if err != nil {
+		return
+	}
+	if strings.Contains(string(b), "encoding") {
+		name = "x" // some have no bytes for it
+	}
+	m.Name, m.Notes = strings.ToValidUTF8(name, ""), strings.ReplaceAll(strings.ToValidUTF8(name, ""), "\r", "")
+	m.Memory.Bytes = int64(mib) << 20
+	if n := len(m.Drives); n > 0 && which&1 > 0 {
+		m.Drives = slices.Delete(m.Drives, int(which)%n, int(which)%n+1)
+		m.Boot = nil
+	}
+	if n := len(m.NICs); n > 0 && which&2 > 0 {
+		m.NICs[0].Kind, m.NICs[0].Network, m.NICs[0].MAC, m.NICs[0].Generated = machine.NAT, "", "00:50:56:00:00:01", false
+	}
+	if len(m.Drives) > 0 && which&4 > 0 {
+		d := &m.Drives[int(which)%len(m.Drives)]
+		d.Media = machine.Media{Path: "other.vmdk"}
+		if d.Kind == machine.LUN {
+			d.Media = machine.Media{Host: "/dev/sg0"}
 		}
-		if strings.Contains(string(b), "encoding") {
-			name = "x" // some have no bytes for it
-		}
-		m.Name, m.Notes = strings.ToValidUTF8(name, ""), strings.ReplaceAll(strings.ToValidUTF8(name, ""), "\r", "")
-		m.Memory.Bytes = int64(mib) << 20
-		if n := len(m.Drives); n > 0 && which&1 > 0 {
-			m.Drives = slices.Delete(m.Drives, int(which)%n, int(which)%n+1)
-			m.Boot = nil
-		}
-		if n := len(m.NICs); n > 0 && which&2 > 0 {
-			m.NICs[0].Kind, m.NICs[0].Network, m.NICs[0].MAC, m.NICs[0].Generated = machine.NAT, "", "00:50:56:00:00:01", false
-		}
-		if len(m.Drives) > 0 && which&4 > 0 {
-			d := &m.Drives[int(which)%len(m.Drives)]
-			d.Media = machine.Media{Path: "other.vmdk"}
-			if d.Kind == machine.LUN {
-				d.Media = machine.Media{Host: "/dev/sg0"}
-			}
-		}
-		if which&8 > 0 && m.DriveAt(at(machine.SATA, 0, 1)) == nil && m.Controller(machine.SATA, 0) != nil {
-			m.Drives = append(m.Drives, machine.Drive{Kind: machine.Optical, At: at(machine.SATA, 0, 1), Media: machine.Media{Path: "a.iso"}})
-		}
-		for i := range m.Drives {
-			m.Drives[i].Boot = 0
-		}
-		out, _, err := vmx.Form{}.Encode(m, machine.EncodeOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m2, err := vmx.Form{}.Decode(out)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		for _, d := range machine.Difference(sorted(m), sorted(m2)) {
-			t.Errorf("%s\n%s\nbecame\n%s", d, b, out)
-		}
-	})
+	}
+	if which&8 > 0 && m.DriveAt(at(machine.SATA, 0, 1)) == nil && m.Controller(machine.SATA, 0) != nil {
+		m.Drives = append(m.Drives, machine.Drive{Kind: machine.Optical, At: at(machine.SATA, 0, 1), Media: machine.Media{Path: "a.iso"}})
+	}
+	for i := range m.Drives {
+		m.Drives[i].Boot = 0
+	}
+	out, _, err := vmx.Form{}.Encode(m, machine.EncodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m2, err := vmx.Form{}.Decode(out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, d := range machine.Difference(sorted(m), sorted(m2)) {
+		t.Errorf("%s\n%s\nbecame\n%s", d, b, out)
+	}
 }

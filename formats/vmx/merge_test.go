@@ -67,7 +67,9 @@ scsi0:1.deviceType = "scsi-hardDisk"
 scsi0:1.fileName = "new.vmdk"`},
 		{"a medium", "esx", func(m *machine.Machine) { m.DriveAt(machine.Address{Bus: machine.IDE, Unit: 2}).Media.Path = "a.iso" },
 			`ide1:0.clientDevice = "TRUE"
+ide1:0.deviceType = "cdrom-raw"
 ide1:0.fileName = "emptyBackingString"`, `ide1:0.clientDevice = "FALSE"
+ide1:0.deviceType = "cdrom-image"
 ide1:0.fileName = "a.iso"`},
 		{"controller", "esx", func(m *machine.Machine) { m.Controllers[0].Model = "lsilogic" },
 			`scsi0.virtualDev = "pvscsi"`, `scsi0.virtualDev = "lsilogic"`},

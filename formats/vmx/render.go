@@ -559,8 +559,19 @@ func (r *renderer) drive(p place) {
 			r.medium(h, "cdrom-raw", "auto detect")
 		case media.Host != "":
 			r.medium(h, "cdrom-raw", media.Host)
+		case strings.HasSuffix(lower(media.Path), ".iso"): // which says it as well
+			r.medium(h, "cdrom-image", media.Path)
+		case media.Path != "":
+			r.set(h+".deviceType", "cdrom-image")
+			r.set(h+".fileName", media.Path)
 		default:
-			r.medium(h, "cdrom-image", cmp.Or(media.Path, empty))
+			kind := "cdrom-image"
+			if o, ok := d.Origin.(*origin); ok && r.doc != nil && o.doc == r.doc {
+				if is, _ := r.doc.get(o.head + ".deviceType"); is != "" {
+					kind = lower(is) // of a drive of the host's, too, which an image would make another
+				}
+			}
+			r.medium(h, kind, empty)
 		}
 		r.inserted(h, media, &connected)
 	case machine.LUN:
@@ -961,7 +972,7 @@ func (r *renderer) port(p machine.Port, h, part string) {
 		}
 		r.set(h+".fileType", "network")
 		if p.Host != "" || p.Service != "" {
-			r.set(h+".fileName", scheme+"://"+net.JoinHostPort(p.Host, p.Service))
+			r.set(h+".fileName", scheme+"://"+net.JoinHostPort(strings.ReplaceAll(p.Host, "%", "%25"), p.Service)) // of a zone
 		}
 		server(h+".network.endPoint", p.Server)
 	default:

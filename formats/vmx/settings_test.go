@@ -185,6 +185,7 @@ scsi0:1.fileName C:|5CVMs|5Ca.vmdk`, "scsi0:1.fileName C:/VMs/a.vmdk", media, `d
 		{"serial socket", "serial0.present TRUE\nserial0.fileType pipe\nserial0.fileName /tmp/s\nserial0.pipe.endPoint server", "", serial, `0 pipe "/tmp/s" "" "" on `},
 		{"serial telnet", "serial0.present TRUE\nserial0.fileType network\nserial0.fileName telnet://0.0.0.0:42001\nserial0.network.endPoint server", "", serial, `0 tcp "" "0.0.0.0" "42001" on on`},
 		{"serial tcp", "serial0.present TRUE\nserial0.fileType network\nserial0.fileName tcp://[::1]:42001\nserial0.network.endPoint client", "", serial, `0 tcp "" "::1" "42001" off off`},
+		{"serial at a zone", "serial0.present TRUE\nserial0.fileType network\nserial0.fileName tcp://[fe80::1%25eth0]:42001\nserial0.network.endPoint client", "", serial, `0 tcp "" "fe80::1%eth0" "42001" off off`},
 		{"parallel", "parallel0.present TRUE\nparallel0.fileType file\nparallel0.fileName lpt", "", func(m *machine.Machine) string { return m.Parallels[0].Kind + " " + m.Parallels[0].Path }, "file lpt"},
 		{"share", `sharedFolder0.present TRUE
 sharedFolder0.enabled TRUE

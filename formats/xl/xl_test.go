@@ -485,7 +485,17 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
+func FuzzDecode(f *testing.F) { machinetest.Fuzz(f, Form{}, seeds()...) }
+
+func TestEdits(t *testing.T) {
+	machinetest.Edits(t, func(t *testing.T, b []byte) {
+		machinetest.Survive(t, Form{}, b)
+		changed(t, b, uint16(len(b)*7919))
+	}, seeds()...)
+}
+
+// seeds are small files, and those of the corpus where it is.
+func seeds() [][]byte {
 	seeds := [][]byte{[]byte(sample), []byte("name='a'\nmemory=1\n"), []byte("type='pv'\ndisk=[ 'target=/a,b,vdev=xvda1' ]\nvfb=['vnc=1']")}
 	if list, err := filepath.Glob("../../../shared/corpus/ovf/libvirt-xlconfig/*.cfg"); err == nil {
 		for _, path := range list {
@@ -494,7 +504,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	}
-	machinetest.Fuzz(f, Form{}, seeds...)
+	return seeds
 }
 
 // FuzzChange changes what was read. What is then read again is that, but for what is said to be lost.
@@ -504,58 +514,60 @@ func FuzzChange(f *testing.F) {
 	}
 	f.Add([]byte("type='hvm';disk=['/a,raw,hda,w'];disk+=['/b,raw,hdb,w'];vif=['']# x"), uint16(0xffff))
 	f.Add([]byte("name='a'\nname+='b'\nvnc=1;usb=1"), uint16(0xffff))
-	f.Fuzz(func(t *testing.T, b []byte, n uint16) {
-		m, err := Form{}.Decode(b)
-		if err != nil {
-			return
+	f.Fuzz(changed)
+}
+
+func changed(t *testing.T, b []byte, n uint16) {
+	m, err := Form{}.Decode(b)
+	if err != nil {
+		return
+	}
+	for i, change := range []func(){
+		func() { m.Name = "new" },
+		func() { m.Memory.Bytes = 77 << 20 },
+		func() { m.UUID = "" },
+		func() { m.Features.ACPI = machine.On },
+		func() { m.Virtualization = "hvm" },
+		func() { m.Firmware = machine.Firmware{Type: "efi"} },
+		func() {
+			m.Drives = slices.DeleteFunc(m.Drives, func(d machine.Drive) bool { return d.Kind == machine.Optical })
+		},
+		func() { m.Drives = m.Drives[:len(m.Drives)/2] },
+		func() {
+			a := m.Free(machine.Xen, 0, 30)
+			m.Drives = append(m.Drives, machine.Drive{Kind: machine.Disk, At: a, Media: machine.Media{Path: "/n,w", Format: "qcow2"}})
+		},
+		func() {
+			m.NICs = append(m.NICs, machine.NIC{MAC: "00:16:3e:01:02:03", Kind: machine.Bridged, Network: "br9"})
+		},
+		func() { m.NICs = m.NICs[len(m.NICs)/2:] },
+		func() { m.Kernel = &machine.Kernel{Path: "/k", Args: `a "b"`} },
+		func() { m.Displays = []machine.Display{{Kind: "vnc", Port: 5901, Listen: "::"}} },
+		func() { m.Sounds = nil },
+		func() { m.Serials = []machine.Port{{Slot: 1, Kind: "pty"}} },
+		func() { m.Boot = []string{"network", "disk"} },
+	} {
+		if n>>i&1 != 0 {
+			change()
 		}
-		for i, change := range []func(){
-			func() { m.Name = "new" },
-			func() { m.Memory.Bytes = 77 << 20 },
-			func() { m.UUID = "" },
-			func() { m.Features.ACPI = machine.On },
-			func() { m.Virtualization = "hvm" },
-			func() { m.Firmware = machine.Firmware{Type: "efi"} },
-			func() {
-				m.Drives = slices.DeleteFunc(m.Drives, func(d machine.Drive) bool { return d.Kind == machine.Optical })
-			},
-			func() { m.Drives = m.Drives[:len(m.Drives)/2] },
-			func() {
-				a := m.Free(machine.Xen, 0, 30)
-				m.Drives = append(m.Drives, machine.Drive{Kind: machine.Disk, At: a, Media: machine.Media{Path: "/n,w", Format: "qcow2"}})
-			},
-			func() {
-				m.NICs = append(m.NICs, machine.NIC{MAC: "00:16:3e:01:02:03", Kind: machine.Bridged, Network: "br9"})
-			},
-			func() { m.NICs = m.NICs[len(m.NICs)/2:] },
-			func() { m.Kernel = &machine.Kernel{Path: "/k", Args: `a "b"`} },
-			func() { m.Displays = []machine.Display{{Kind: "vnc", Port: 5901, Listen: "::"}} },
-			func() { m.Sounds = nil },
-			func() { m.Serials = []machine.Port{{Slot: 1, Kind: "pty"}} },
-			func() { m.Boot = []string{"network", "disk"} },
-		} {
-			if n>>i&1 != 0 {
-				change()
-			}
+	}
+	out, losses, err := Form{}.Encode(m, machine.EncodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m2, err := Form{}.Decode(out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if len(losses) > 0 {
+		return
+	}
+	for i := range m.NICs {
+		m.NICs[i].Slot = i // the place in the list
+	}
+	for _, d := range machine.Difference(m, m2) {
+		if !strings.HasPrefix(d, "controllers.") && !strings.Contains(d, ": nothing, ") {
+			t.Errorf("%s\nfrom %q\nto %q", d, b, out)
 		}
-		out, losses, err := Form{}.Encode(m, machine.EncodeOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m2, err := Form{}.Decode(out)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		if len(losses) > 0 {
-			return
-		}
-		for i := range m.NICs {
-			m.NICs[i].Slot = i // the place in the list
-		}
-		for _, d := range machine.Difference(m, m2) {
-			if !strings.HasPrefix(d, "controllers.") && !strings.Contains(d, ": nothing, ") {
-				t.Errorf("%s\nfrom %q\nto %q", d, b, out)
-			}
-		}
-	})
+	}
 }

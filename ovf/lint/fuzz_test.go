@@ -26,49 +26,59 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add(strings.Replace(string(text), ` ovf:size="SIZE"`, ` ovf:chunkSize="7"`, 1), "SHA1 (a) = 00")
 	f.Add(strings.Replace(string(text), "</VirtualHardwareSection>", `<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/></VirtualHardwareSection>`, 1), "")
 	f.Add(`<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"><References><File href="blank-disk1.vmdk"/></References><VirtualSystem><VirtualHardwareSection><Item><InstanceId/><ResourceType>4</ResourceType></Item></VirtualHardwareSection></VirtualSystem></Envelope>`, "")
-	f.Fuzz(func(t *testing.T, env, mf string) {
-		b := tarred(t, tar.FormatGNU, member{"blank.ovf", []byte(env)}, member{"blank.mf", []byte(mf)}, member{"blank-disk1.vmdk", image}, member{"other", []byte("x")})
-		p, err := ova.Open(t.Context(), bytes.NewReader(b), ova.Options{})
-		if err != nil {
-			return
+	f.Fuzz(func(t *testing.T, env, mf string) { repairs(t, image, env, mf) })
+}
+
+func TestEdits(t *testing.T) {
+	text, err := os.ReadFile("testdata/blank.ovf")
+	must(t, err)
+	image := disk(t)
+	text = bytes.Replace(text, []byte("SIZE"), []byte(itoa(int64(len(image)))), 1)
+	machinetest.Edits(t, func(t *testing.T, b []byte) { repairs(t, image, string(b), "SHA256(blank-disk1.vmdk)= 00\n") }, text)
+}
+
+func repairs(t *testing.T, image []byte, env, mf string) {
+	b := tarred(t, tar.FormatGNU, member{"blank.ovf", []byte(env)}, member{"blank.mf", []byte(mf)}, member{"blank-disk1.vmdk", image}, member{"other", []byte("x")})
+	p, err := ova.Open(t.Context(), bytes.NewReader(b), ova.Options{})
+	if err != nil {
+		return
+	}
+	defer p.Close()
+	before, err := lint.Check(t.Context(), p, lint.Options{})
+	if errors.Is(err, ova.ErrSpool) { // it says that something is gzip
+		return
+	}
+	must(t, err)
+	for _, x := range before {
+		if x.String() == "" || len(x.Verdicts) == 0 {
+			t.Fatalf("%+v", x)
 		}
-		defer p.Close()
-		before, err := lint.Check(t.Context(), p, lint.Options{})
-		if errors.Is(err, ova.ErrSpool) { // it says that something is gzip
-			return
+	}
+	var out bytes.Buffer
+	rep, err := lint.Fix(t.Context(), p, ova.NewWriter(&out, ova.WriterOptions{}), lint.FixOptions{Damaged: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := ova.Open(t.Context(), bytes.NewReader(out.Bytes()), ova.Options{})
+	if err != nil {
+		t.Fatalf("what was repaired does not open: %v\n%s", err, env)
+	}
+	defer q.Close()
+	if v, err := q.Verify(t.Context(), ova.VerifyOptions{}); err != nil {
+		t.Fatal(err)
+	} else if errors.Is(v.Err(), ovf.ErrDigest) || errors.Is(v.Err(), ova.ErrNotListed) || errors.Is(v.Err(), ova.ErrSize) {
+		t.Fatal(v.Err())
+	}
+	after, err := lint.Check(t.Context(), q, lint.Options{})
+	must(t, err)
+	if len(after) != len(rep.Left) {
+		t.Fatalf("left %v\nby the report %v", after, rep.Left)
+	}
+	for _, x := range after {
+		if x.Fixes {
+			t.Fatalf("not repaired: %s", x)
 		}
-		must(t, err)
-		for _, x := range before {
-			if x.String() == "" || len(x.Verdicts) == 0 {
-				t.Fatalf("%+v", x)
-			}
-		}
-		var out bytes.Buffer
-		rep, err := lint.Fix(t.Context(), p, ova.NewWriter(&out, ova.WriterOptions{}), lint.FixOptions{Damaged: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		q, err := ova.Open(t.Context(), bytes.NewReader(out.Bytes()), ova.Options{})
-		if err != nil {
-			t.Fatalf("what was repaired does not open: %v\n%s", err, env)
-		}
-		defer q.Close()
-		if v, err := q.Verify(t.Context(), ova.VerifyOptions{}); err != nil {
-			t.Fatal(err)
-		} else if errors.Is(v.Err(), ovf.ErrDigest) || errors.Is(v.Err(), ova.ErrNotListed) || errors.Is(v.Err(), ova.ErrSize) {
-			t.Fatal(v.Err())
-		}
-		after, err := lint.Check(t.Context(), q, lint.Options{})
-		must(t, err)
-		if len(after) != len(rep.Left) {
-			t.Fatalf("left %v\nby the report %v", after, rep.Left)
-		}
-		for _, x := range after {
-			if x.Fixes {
-				t.Fatalf("not repaired: %s", x)
-			}
-		}
-	})
+	}
 }
 
 // FuzzImage: any bytes as a disk are looked at without harm, and what is cut off behind a stream's end was behind it.

@@ -352,14 +352,19 @@ func TestOddities(t *testing.T) {
 	machinetest.CheckRoundTrip(t, xva.Config{}, []byte(b))
 }
 
-func FuzzConfig(f *testing.F) {
+func FuzzConfig(f *testing.F) { machinetest.Fuzz(f, xva.Config{}, configs(f)...) }
+
+func TestEdits(t *testing.T) {
+	machinetest.Edits(t, func(t *testing.T, b []byte) { machinetest.Survive(t, xva.Config{}, b) }, configs(t)...)
+}
+
+func configs(f testing.TB) [][]byte {
 	seeds := [][]byte{doc("4096"), handmade(f)}
 	b, _, err := xva.Config{}.Encode(full(), machine.EncodeOptions{})
 	if err != nil {
 		f.Fatal(err)
 	}
-	seeds = append(seeds, b, ova(f, "testdata/xo-three.xva.gz"))
-	machinetest.Fuzz(f, xva.Config{}, seeds...)
+	return append(seeds, b, ova(f, "testdata/xo-three.xva.gz"))
 }
 
 // Whatever opens maps its disks in one piece, reads the same in parts, and can be written again.

@@ -4,11 +4,16 @@ package machinetest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/beevik/etree"
 
 	"tarvm/formats/machine"
 )
@@ -171,41 +176,194 @@ func Strip(m *machine.Machine) *machine.Machine {
 
 // Fuzz is the body of a fuzz target: whatever decodes must survive a round trip, and what does not must say why.
 func Fuzz(f *testing.F, c machine.Config, seeds ...[]byte) {
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	decoded := false
+	need(f, c, seeds)
 	for _, s := range seeds {
 		f.Add(s)
-		if _, err := c.Decode(s); err == nil {
-			decoded = true
+	}
+	f.Fuzz(func(t *testing.T, b []byte) { Survive(t, c, b) })
+}
+
+// Edits calls check with small edits of the seeds: elements, attributes and lines left out, written twice, in another
+// order, and with other values. A fuzzer, which knows of bytes alone, comes upon few of them. It takes some thousand evenly
+// from all that there are, and every one where the environment has TARVM_EDITS=all.
+func Edits(t *testing.T, check func(t *testing.T, b []byte), seeds ...[]byte) {
+	total, most := 0, 3000
+	for _, s := range seeds {
+		for range edits(s) {
+			total++
 		}
 	}
-	if !decoded {
-		f.Fatal("no seed can be decoded")
+	if total == 0 {
+		t.Fatal("no edit")
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		c.Probe("x", b)
-		m, err := c.Decode(b)
-		if err != nil {
-			if !errors.Is(err, machine.ErrSyntax) && !errors.Is(err, machine.ErrUnsupported) {
-				t.Fatalf("an error of neither kind: %v", err)
+	if testing.Short() {
+		most /= 10
+	}
+	step := 1 + total/most
+	if os.Getenv("TARVM_EDITS") == "all" {
+		step = 1
+	}
+	n, failed := 0, 0
+	for i, s := range seeds {
+		for what, write := range edits(s) {
+			if n++; n%step != 0 {
+				continue
 			}
+			b := write()
+			if !t.Run(fmt.Sprintf("%d %s", i, what), func(t *testing.T) { check(t, b) }) {
+				if failed++; failed == 20 {
+					t.Fatal("and perhaps more")
+				}
+			}
+		}
+	}
+}
+
+// need fails a test whose seeds it could not do anything with.
+func need(t testing.TB, c machine.Config, seeds [][]byte) {
+	t.Helper()
+	for _, s := range seeds {
+		if _, err := c.Decode(s); err == nil {
 			return
 		}
-		out, _, err := c.Encode(m, machine.EncodeOptions{})
+	}
+	t.Fatalf("none of %d seeds can be decoded", len(seeds))
+}
+
+// Survive tests the round trip of whatever decodes.
+func Survive(t *testing.T, c machine.Config, b []byte) {
+	t.Helper()
+	c.Probe("x", b)
+	m, err := c.Decode(b)
+	if err != nil {
+		if !errors.Is(err, machine.ErrSyntax) && !errors.Is(err, machine.ErrUnsupported) {
+			t.Fatalf("an error of neither kind: %v", err)
+		}
+		return
+	}
+	out, _, err := c.Encode(m, machine.EncodeOptions{})
+	if err != nil {
+		t.Fatalf("what was decoded cannot be encoded: %v", err)
+	}
+	m2, err := c.Decode(out)
+	if err != nil {
+		t.Fatalf("what was encoded cannot be decoded: %v\n%s", err, out)
+	}
+	for _, d := range machine.Difference(m, m2) {
+		t.Errorf("not the same after a round trip: %s", d)
+	}
+	if _, _, err := c.Encode(Strip(m), machine.EncodeOptions{}); err != nil && !errors.Is(err, machine.ErrUnsupported) {
+		t.Fatalf("without its origin it cannot be encoded: %v", err)
+	}
+}
+
+// edits returns the small edits of a document, which is XML or has lines of the form key = value: what each is, and what
+// writes it, to be called before the next is asked for.
+func edits(b []byte) iter.Seq2[string, func() []byte] {
+	doc := etree.NewDocument()
+	if err := doc.ReadFromBytes(b); err == nil && doc.Root() != nil {
+		return func(yield func(string, func() []byte) bool) { (&editor{doc, yield}).element(doc.Root()) }
+	}
+	lines := strings.Split(string(b), "\n")
+	return func(yield func(string, func() []byte) bool) {
+		for i, l := range lines {
+			put := func(what string, now ...string) bool {
+				return yield(fmt.Sprintf("line %d %s", i+1, what), func() []byte {
+					return []byte(strings.Join(slices.Concat(lines[:i], now, lines[i+1:]), "\n"))
+				})
+			}
+			if strings.TrimSpace(l) == "" {
+				continue
+			}
+			if !put("left out") || !put("twice", l, l) || !put("last", append(slices.Clone(lines[i+1:]), l)...) {
+				return
+			}
+			key, value, ok := strings.Cut(l, "=")
+			if !ok {
+				continue
+			}
+			for _, v := range values(strings.Trim(value, " \"'\r")) {
+				if !put(fmt.Sprintf("is %q", v), fmt.Sprintf("%s= %q", key, v)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// values are what to put in the place of a value.
+func values(v string) []string {
+	list := []string{"", "0", "1", "9", "-1", "4294967296", "true", "FALSE", "none", "ide", "disk", "a b", v + "0", v + v, " " + v}
+	return slices.DeleteFunc(list, func(x string) bool { return x == v })
+}
+
+// An editor makes the edits of a document, one at a time, and takes each back.
+type editor struct {
+	doc   *etree.Document
+	yield func(string, func() []byte) bool
+}
+
+func (x *editor) put(e *etree.Element, what string) bool {
+	return x.yield(e.Tag+" "+what, func() []byte {
+		b, err := x.doc.WriteToBytes()
 		if err != nil {
-			t.Fatalf("what was decoded cannot be encoded: %v", err)
+			panic(err)
 		}
-		m2, err := c.Decode(out)
-		if err != nil {
-			t.Fatalf("what was encoded cannot be decoded: %v\n%s", err, out)
-		}
-		for _, d := range machine.Difference(m, m2) {
-			t.Errorf("not the same after a round trip: %s", d)
-		}
-		if _, _, err := c.Encode(Strip(m), machine.EncodeOptions{}); err != nil && !errors.Is(err, machine.ErrUnsupported) {
-			t.Fatalf("without its origin it cannot be encoded: %v", err)
-		}
+		return b
 	})
+}
+
+func (x *editor) element(e *etree.Element) bool {
+	if e != x.doc.Root() && !x.place(e) {
+		return false
+	}
+	was := slices.Clone(e.Attr)
+	for i, a := range was {
+		e.Attr = slices.Delete(slices.Clone(was), i, i+1)
+		if !x.put(e, "without "+a.Key) {
+			return false
+		}
+		e.Attr = slices.Clone(was)
+		for _, v := range values(a.Value) {
+			e.Attr[i].Value = v
+			if !x.put(e, fmt.Sprintf("with %s %q", a.Key, v)) {
+				return false
+			}
+		}
+		e.Attr[i].Value = a.Value
+	}
+	if text := e.Text(); strings.TrimSpace(text) != "" {
+		for _, v := range values(text) {
+			e.SetText(v)
+			if !x.put(e, fmt.Sprintf("is %q", v)) {
+				return false
+			}
+		}
+		e.SetText(text)
+	}
+	for _, c := range e.ChildElements() {
+		if !x.element(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// place leaves an element out, and puts it elsewhere.
+func (x *editor) place(e *etree.Element) bool {
+	p, at := e.Parent(), e.Index()
+	twin := e.Copy()
+	p.InsertChildAt(at, twin)
+	ok := x.put(e, "twice")
+	p.RemoveChild(twin)
+	p.RemoveChild(e)
+	ok = ok && x.put(e, "left out")
+	p.AddChild(e)
+	ok = ok && x.put(e, "last")
+	p.RemoveChild(e)
+	p.InsertChildAt(0, e)
+	ok = ok && x.put(e, "first")
+	p.RemoveChild(e)
+	p.InsertChildAt(at, e)
+	return ok
 }
