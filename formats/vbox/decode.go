@@ -100,17 +100,23 @@ func (r *reader) number(e *etree.Element, key string, def int64) int64 {
 	if !ok {
 		return def
 	}
+	n, err := natural(s)
+	if err != nil {
+		r.fail(e.Tag+"/@"+key, "%.40q is no number up to %d", s, int64(maxNumber))
+		return def
+	}
+	return n
+}
+
+// natural parses a number of 32 bits, which may be written with base 16.
+func natural(s string) (int64, error) {
 	base := 10
 	digits := strings.TrimSpace(s)
 	if h, ok := strings.CutPrefix(strings.ToLower(digits), "0x"); ok {
 		digits, base = h, 16
 	}
 	n, err := strconv.ParseUint(digits, base, 32)
-	if err != nil {
-		r.fail(e.Tag+"/@"+key, "%.40q is no number up to %d", s, int64(maxNumber))
-		return def
-	}
-	return int64(n)
+	return int64(n), err
 }
 
 // small reads a number that names a place or counts devices.

@@ -724,11 +724,11 @@ func (w *writer) wants(slot, i int) bool {
 
 func slotOf(e *etree.Element) int {
 	s, _ := attr(e, "slot")
-	n, err := strconv.Atoi(s)
+	n, err := natural(s)
 	if err != nil {
 		return 0 // as it was read
 	}
-	return n
+	return int(n)
 }
 
 func (w *writer) nic(part string, e *etree.Element, n, old machine.NIC) {

@@ -639,10 +639,11 @@ func (s *storer) number() {
 			}
 		}
 		is, _ := attr(c.e, "PortCount")
-		have, err := strconv.Atoi(is)
+		n, err := natural(is)
 		if err != nil {
-			have = 0
+			n = 0
 		}
+		have := int(n)
 		was := have
 		switch {
 		case c.kind.fixed:

@@ -184,10 +184,10 @@ func Fuzz(f *testing.F, c machine.Config, seeds ...[]byte) {
 }
 
 // Edits calls check with small edits of the seeds: elements, attributes and lines left out, written twice, in another
-// order, and with other values. A fuzzer, which knows of bytes alone, comes upon few of them. It takes some thousand evenly
+// order, and with other values. A fuzzer, which knows of bytes alone, comes upon few of them. It takes a good thousand evenly
 // from all that there are, and every one where the environment has TARVM_EDITS=all.
 func Edits(t *testing.T, check func(t *testing.T, b []byte), seeds ...[]byte) {
-	total, most := 0, 3000
+	total, most := 0, 1500
 	for _, s := range seeds {
 		for range edits(s) {
 			total++
@@ -293,7 +293,7 @@ func edits(b []byte) iter.Seq2[string, func() []byte] {
 
 // values are what to put in the place of a value.
 func values(v string) []string {
-	list := []string{"", "0", "1", "9", "-1", "4294967296", "true", "FALSE", "none", "ide", "disk", "a b", v + "0", v + v, " " + v}
+	list := []string{"", "0", "1", "9", "-1", "4294967296", "true", "FALSE", "none", "ide", "disk", "a b", v + "0", v + v, " " + v, "0x" + v}
 	return slices.DeleteFunc(list, func(x string) bool { return x == v })
 }
 
