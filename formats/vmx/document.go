@@ -357,13 +357,32 @@ func (d *document) upgrade() bool {
 	each(d.first)
 	each(d.lines)
 	d.charset = charset{name: old.name}
-	if i, ok := d.index[".encoding"]; ok && !d.lines[i].removed {
-		d.lines[i].put([]byte(`"UTF-8"`))
+	if l := d.declaration(); l != nil {
+		l.put([]byte(`"UTF-8"`))
 		d.charset.name = "UTF-8"
 	} else {
 		d.declare()
 	}
 	return true
+}
+
+// declaration returns the line that says what the encoding is: one of the file, or what declare put there; nil: there is none.
+func (d *document) declaration() *line {
+	if i, ok := d.index[".encoding"]; ok && !d.lines[i].removed {
+		return &d.lines[i]
+	}
+	lists := [][]line{d.first}
+	if len(d.lines) > 0 {
+		lists = append(lists, d.lines[0].after)
+	}
+	for _, list := range lists {
+		for i := range list {
+			if list[i].key == ".encoding" {
+				return &list[i]
+			}
+		}
+	}
+	return nil
 }
 
 func (d *document) drop(l *line) {

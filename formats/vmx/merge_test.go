@@ -193,6 +193,19 @@ func TestSwap(t *testing.T) {
 	}
 }
 
+// TestMergeEncodings: a file whose encoding was declared for one value becomes UTF-8 with a later one.
+func TestMergeEncodings(t *testing.T) {
+	for _, first := range []string{"", "#!/usr/bin/vmware\n"} {
+		m := machinetest.Decode(t, vmx.Form{}, []byte(first+header+"annotation = \"\xfc\"\n"))
+		m.UUID, m.Name, m.Notes = "564d9176-621f-0239-f5ad-3a002371953b", "é", "数"
+		out, _ := machinetest.Encode(t, vmx.Form{}, m, machine.EncodeOptions{})
+		again := machinetest.Decode(t, vmx.Form{}, out)
+		if again.Name != m.Name || again.Notes != m.Notes || !strings.HasPrefix(string(out), first+".encoding = \"UTF-8\"\n") {
+			t.Errorf("%q", out)
+		}
+	}
+}
+
 // TestMergeEncoding: a value that a file's encoding has not makes the file UTF-8, and nothing of it is lost; one of an
 // encoding that is not known stays as it was.
 func TestMergeEncoding(t *testing.T) {
