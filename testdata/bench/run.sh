@@ -368,6 +368,7 @@ group "restore S4"
 row "tarvm unpack, chain of four" "tarvm unpack $T/cS4.tar.zst -C $o --search $T" "" "chain; rm -rf $o" "diff -r $T/S4 $o"
 row "tarvm unpack, full" "tarvm unpack $T/full4.tar.zst -C $o" "" "full4; rm -rf $o" "diff -r $T/S4 $o"
 row "zstd -d | tar -x" "zstd -dcq $T/tar4.tar.zst | tar -xf - -C $o" "" "tar4; rm -rf $o; mkdir $o" "diff -r $T/S4 $o"
+row "zstd -d | tar -x, and sync" "zstd -dcq $T/tar4.tar.zst | tar -xf - -C $o; sync -f $o" "" "tar4; rm -rf $o; mkdir $o" # as tarvm does
 row "restic restore" "restic -q -r $T/restic.S4 restore latest --target $o" "" "restic_at S4; rm -rf $o" "diff -r $T/S4 $o"
 for b in "${borgs[@]}"; do
   key=${b%%:*} key=${key// /}
