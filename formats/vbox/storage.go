@@ -20,7 +20,7 @@ type ctl struct {
 	ports int  // that the machine says
 	made  bool // it is new
 	used  map[int]bool
-	last  int // the count of ports that drives need which were not there before
+	last  int // the count of ports that drives need which were not on it before
 }
 
 type ctlKey struct {
@@ -300,7 +300,7 @@ func (s *storer) drives() {
 		same := mine[i] != nil && old.At == d.At
 		if c != nil && !c.used[d.At.Unit] && (same || (d.At.Unit >= 0 && d.At.Unit < c.kind.units() && fits(c.kind, d.Kind))) {
 			c.used[d.At.Unit] = true
-			if !same {
+			if !same || c.made {
 				c.last = max(c.last, d.At.Unit/c.kind.devices+1)
 			}
 			places[i] = place{c, d.At.Unit}

@@ -980,6 +980,28 @@ func TestHostile(t *testing.T) {
 
 func FuzzDecode(f *testing.F) { machinetest.Fuzz(f, Form{}, seeds(f)...) }
 
+// TestPortsOfNewController: a controller that replaces one has ports for the drives that stay where they were.
+func TestPortsOfNewController(t *testing.T) {
+	m := machinetest.Decode(t, Form{}, goldens(t)["full"])
+	for i := range m.Controllers {
+		m.Controllers[i].Origin, m.Controllers[i].Ports = nil, 0
+	}
+	out, _ := machinetest.Encode(t, Form{}, m, machine.EncodeOptions{})
+	again := machinetest.Decode(t, Form{}, out)
+	if len(again.Drives) != len(m.Drives) {
+		t.Fatalf("%d drives, %d before", len(again.Drives), len(m.Drives))
+	}
+	for _, d := range again.Drives {
+		units := d.At.Unit + 1
+		if d.At.Bus == machine.IDE || d.At.Bus == machine.Floppy {
+			units = d.At.Unit/2 + 1
+		}
+		if c := again.Controller(d.At.Bus, d.At.Index); d.At.Bus != machine.USB && (c == nil || c.Ports < units) {
+			t.Errorf("%s: of the controller: %+v", d.At, c)
+		}
+	}
+}
+
 func TestEdits(t *testing.T) {
 	machinetest.Edits(t, func(t *testing.T, b []byte) { machinetest.Survive(t, Form{}, b) }, seeds(t)...)
 }
