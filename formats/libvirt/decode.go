@@ -263,7 +263,7 @@ func (d *decoder) processors() {
 	if e == nil {
 		return
 	}
-	switch mode := attr(e, "mode"); mode {
+	switch mode := strings.TrimSpace(attr(e, "mode")); mode {
 	case "", "custom":
 		c.Model = word(child(e, "model"))
 	default:

@@ -236,11 +236,11 @@ func putSize(el *etree.Element, n int64) {
 }
 
 func (e *encoder) memory(was *machine.Machine) {
-	now := e.m.Memory
-	if e.fresh && now.Bytes <= 0 {
-		now.Bytes = 1 << 30
+	if e.fresh && e.m.Memory.Bytes <= 0 {
+		e.m.Memory.Bytes = 1 << 30
 		e.lose(sMemory, "memory", "becomes 1 GiB: the source does not say, and a domain must")
 	}
+	now := e.m.Memory
 	numa := down(e.root, "cpu", "numa")
 	if now.Max != was.Memory.Max {
 		if now.Max > now.Bytes || !e.fresh && now.Max > 0 {
@@ -371,7 +371,7 @@ func (e *encoder) cpu(was *machine.Machine) {
 	if now.Nested != old.Nested {
 		e.nested(el, open)
 	}
-	if e.fresh && e.qemu && e.x86 && e.m.Memory.Max > e.m.Memory.Bytes && e.m.Memory.Bytes > 0 {
+	if e.fresh && e.qemu && e.x86 && e.m.Memory.Max > e.m.Memory.Bytes {
 		cell := add(add(open(), "numa"), "cell") // QEMU's driver wants one where memory can be added
 		cell.CreateAttr("id", "0")
 		cell.CreateAttr("cpus", "0-"+itoa(max(1, processors(now))-1))

@@ -14,6 +14,21 @@ import (
 	"tarvm/formats/machine/machinetest"
 )
 
+// TestNoMemory: the memory of a machine that does not say it is that of its cell, too, which QEMU wants where some can be added.
+func TestNoMemory(t *testing.T) {
+	m := decode(t, []byte(domainOf("")))
+	m.Memory = machine.Memory{Max: 4 << 30}
+	out, losses := machinetest.Encode(t, libvirt.Form{}, machinetest.Strip(m), machine.EncodeOptions{})
+	for _, want := range []string{`<memory unit="KiB">1048576</memory>`, `<cell id="0" cpus="0-0" memory="1048576" unit="KiB"/>`} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+	if len(losses) != 1 || losses[0].Part != "memory" {
+		t.Errorf("lost: %v", losses)
+	}
+}
+
 var update = flag.Bool("update", false, "write testdata/fresh.txt")
 
 // TestFresh compares what becomes of machines of other forms with testdata/fresh.txt: of each machine the losses, and

@@ -229,7 +229,7 @@ func FuzzDomain(f *testing.F) { machinetest.Fuzz(f, libvirt.Form{}, seeds(f)...)
 func TestEdits(t *testing.T) {
 	machinetest.Edits(t, func(t *testing.T, b []byte) {
 		machinetest.Survive(t, libvirt.Form{}, b)
-		fresh(t, b)
+		machinetest.Anew(t, libvirt.Form{}, b)
 	}, seeds(t)...)
 }
 
@@ -238,32 +238,5 @@ func FuzzFresh(f *testing.F) {
 	for _, s := range seeds(f) {
 		f.Add(s)
 	}
-	f.Fuzz(fresh)
-}
-
-func fresh(t *testing.T, b []byte) {
-	form := libvirt.Form{}
-	m, err := form.Decode(b)
-	if err != nil {
-		return
-	}
-	one, _, err := form.Encode(machinetest.Strip(m), machine.EncodeOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m1, err := form.Decode(one)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, one)
-	}
-	two, losses, err := form.Encode(machinetest.Strip(m1), machine.EncodeOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m2, err := form.Decode(two)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, two)
-	}
-	for _, d := range machine.Difference(m1, m2) {
-		t.Errorf("%s (%v)\n%s", d, losses, one)
-	}
+	f.Fuzz(func(t *testing.T, b []byte) { machinetest.Anew(t, libvirt.Form{}, b) })
 }

@@ -299,7 +299,7 @@ func FuzzDecode(f *testing.F) { machinetest.Fuzz(f, vmx.Form{}, seeds(f)...) }
 func TestEdits(t *testing.T) {
 	machinetest.Edits(t, func(t *testing.T, b []byte) {
 		machinetest.Survive(t, vmx.Form{}, b)
-		again(t, b)
+		machinetest.Anew(t, vmx.Form{}, b)
 		changed(t, b, uint8(len(b)), "näme", 512)
 	}, seeds(t)...)
 }
@@ -309,30 +309,7 @@ func FuzzFresh(f *testing.F) {
 	for _, s := range seeds(f) {
 		f.Add(s)
 	}
-	f.Fuzz(again)
-}
-
-func again(t *testing.T, b []byte) {
-	m, err := vmx.Form{}.Decode(b)
-	if err != nil {
-		return
-	}
-	out := fresh(t, m)
-	m2, err := vmx.Form{}.Decode(out)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if again := fresh(t, m2); !bytes.Equal(out, again) {
-		t.Errorf("written\n%s\nthen\n%s", out, again)
-	}
-}
-
-func fresh(t *testing.T, m *machine.Machine) []byte {
-	out, _, err := vmx.Form{}.Encode(machinetest.Strip(m), machine.EncodeOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	f.Fuzz(func(t *testing.T, b []byte) { machinetest.Anew(t, vmx.Form{}, b) })
 }
 
 // FuzzChange: of a machine that was changed, the file says all of it.

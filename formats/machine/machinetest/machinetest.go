@@ -257,6 +257,29 @@ func Survive(t *testing.T, c machine.Config, b []byte) {
 	}
 }
 
+// Anew tests that what is written of b without its origin says, when read, what it says when written again.
+func Anew(t *testing.T, c machine.Config, b []byte) {
+	t.Helper()
+	m, err := c.Decode(b)
+	if err != nil {
+		return
+	}
+	anew := func(m *machine.Machine) []byte {
+		out, _, err := c.Encode(Strip(m), machine.EncodeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	out := anew(m)
+	if m, err = c.Decode(out); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if again := anew(m); !bytes.Equal(out, again) {
+		t.Errorf("written\n%s\nthen\n%s", out, again)
+	}
+}
+
 // edits returns the small edits of a document, which is XML or has lines of the form key = value: what each is, and what
 // writes it, to be called before the next is asked for.
 func edits(b []byte) iter.Seq2[string, func() []byte] {
