@@ -1008,17 +1008,17 @@ func TestEdits(t *testing.T) {
 
 // seeds are the files of this package, small ones, and one of the corpus where it is.
 func seeds(t testing.TB) [][]byte {
-	var seeds [][]byte
+	var list [][]byte
 	all := goldens(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		seeds = append(seeds, all[name])
+		list = append(list, all[name])
 	}
 	for _, h := range []string{
 		`<CPU count="0x2"><CpuTree/></CPU><HID Pointing="ComboMouse"/>`,
 		`<StorageControllers><StorageController type="USB"><AttachedDevice type="DVD"/></StorageController></StorageControllers>`,
 		"<Network><Adapter slot=\"9\" enabled=\"yes\"><HostOnlyNetwork name=\"a&#10;b\"/></Adapter></Network><Boot/>",
 	} {
-		seeds = append(seeds, doc(" stateFile='x'", "", "<Description>a<![CDATA[b]]><!-- c -->&#13;\n</Description>", h))
+		list = append(list, doc(" stateFile='x'", "", "<Description>a<![CDATA[b]]><!-- c -->&#13;\n</Description>", h))
 	}
 	more, err := filepath.Glob("../../../shared/corpus/ovf/libvirt-vbox/2disks-nosnap.vbox") // none without the corpus
 	if err != nil {
@@ -1029,9 +1029,9 @@ func seeds(t testing.TB) [][]byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		seeds = append(seeds, b)
+		list = append(list, b)
 	}
-	return seeds
+	return list
 }
 
 // mixed is a machine of parts of others, with the origin of one of them.

@@ -649,6 +649,7 @@ func (r *reader) port(word string, slot int) (p machine.Port, ok bool) {
 		p.Kind, p.Path, p.Server = "pipe", name, server(h+".pipe.endPoint")
 	case "network":
 		p.Kind, p.Server = "tcp", server(h+".network.endPoint")
+		// Behind a name without brackets, a colon and no number are taken for a part of the name.
 		if u, err := url.Parse(name); err == nil && u.Host != "" && (u.Host[0] == '[' || !strings.Contains(u.Hostname(), ":")) {
 			p.Host, p.Service = u.Hostname(), u.Port()
 			p.Telnet = machine.Is(strings.HasPrefix(lower(u.Scheme), "telnet"))

@@ -496,15 +496,15 @@ func TestEdits(t *testing.T) {
 
 // seeds are small files, and those of the corpus where it is.
 func seeds() [][]byte {
-	seeds := [][]byte{[]byte(sample), []byte("name='a'\nmemory=1\n"), []byte("type='pv'\ndisk=[ 'target=/a,b,vdev=xvda1' ]\nvfb=['vnc=1']")}
-	if list, err := filepath.Glob("../../../shared/corpus/ovf/libvirt-xlconfig/*.cfg"); err == nil {
-		for _, path := range list {
+	list := [][]byte{[]byte(sample), []byte("name='a'\nmemory=1\n"), []byte("type='pv'\ndisk=[ 'target=/a,b,vdev=xvda1' ]\nvfb=['vnc=1']")}
+	if paths, err := filepath.Glob("../../../shared/corpus/ovf/libvirt-xlconfig/*.cfg"); err == nil {
+		for _, path := range paths {
 			if b, err := os.ReadFile(path); err == nil {
-				seeds = append(seeds, b)
+				list = append(list, b)
 			}
 		}
 	}
-	return seeds
+	return list
 }
 
 // FuzzChange changes what was read. What is then read again is that, but for what is said to be lost.
