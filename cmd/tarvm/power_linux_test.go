@@ -656,13 +656,23 @@ func (k *killing) sameContent(where, area string) {
 		k.Errorf("%s: in %s are %d files, %v", where, area, len(list), err)
 		return
 	}
+	if err := k.differs(area, "stable2"); err != nil {
+		k.Errorf("%s: %v", where, err)
+	}
+}
+
+// differs says which files of an area are not those of a state; nil: none.
+func (k *killing) differs(area, state string) error {
+	k.Helper()
+	var all []error
 	for _, name := range []string{"disk.raw", "notes"} {
-		want, err := os.ReadFile(filepath.Join(k.path("stable2"), name))
+		want, err := os.ReadFile(filepath.Join(k.path(state), name))
 		k.ok(err)
 		if got, err := os.ReadFile(filepath.Join(k.path(area), name)); err != nil || !bytes.Equal(got, want) {
-			k.Errorf("%s: %s in %s is another one, %v", where, name, area, err)
+			all = append(all, fmt.Errorf("%s in %s is another one, %v", name, area, err))
 		}
 	}
+	return errors.Join(all...)
 }
 
 // oldOrNew makes sure that areas/old is what it was, or stable2, or has a journal that makes it so. The journal knows files
@@ -682,17 +692,8 @@ func (k *killing) oldOrNew(where string, w *wreck) {
 		}), 0o600))
 		return
 	}
-	for _, state := range []string{"stable0", "stable2"} {
-		same := true
-		for _, name := range []string{"disk.raw", "notes"} {
-			want, err := os.ReadFile(filepath.Join(k.path(state), name))
-			k.ok(err)
-			got, err := os.ReadFile(filepath.Join(k.path("areas/old"), name))
-			same = same && err == nil && bytes.Equal(got, want)
-		}
-		if same {
-			return
-		}
+	if k.differs("areas/old", "stable0") == nil || k.differs("areas/old", "stable2") == nil {
+		return
 	}
 	k.Errorf("%s: areas/old is neither what it was nor stable2, and there is no journal", where)
 }
