@@ -27,7 +27,7 @@ type FixOptions struct {
 	Digest ovf.Algorithm
 	// Signer signs the new manifest; nil: it is not signed, as the old signature is not of it.
 	Signer *ovf.Signer
-	// Damaged: files that do not have the digests of the old manifest are taken as they are.
+	// Damaged: files that do not have the digests of the old manifest are taken as they are, and ones that are not there left out.
 	Damaged bool
 	// Progress is told how many bytes of the total were read; nil: nobody.
 	Progress func(done, total int64)
@@ -54,9 +54,10 @@ var ErrHardware = errors.New("not a hardware family")
 // Members keep their times; the texts, which are new, have the newest of these.
 //
 // Every file is read once if w can go back, else twice; the bytes written are the same. While they are read the files are
-// compared with the old manifest; if one does not have its digest the error is *ovf.DigestError (unless Damaged is set),
-// and what was written must be thrown away, as after any error. (A digest up to a VMDK's end-of-stream marker is right
-// too: so VMware's tools compute it.) Fix closes w, but not what that writes to.
+// compared with the old manifest; if one does not have its digest the error is *ovf.DigestError, and if one is not there
+// that it and the envelope name, the error wraps ovf.ErrDigest, unless Damaged is set. After an error what was written must
+// be thrown away. (A digest up to a VMDK's end-of-stream marker is right too: so VMware's tools compute it.) Fix closes w,
+// but not what that writes to.
 func Fix(ctx context.Context, p *ova.Package, w *ova.Writer, o FixOptions) (*FixReport, error) {
 	if o.Digest == "" {
 		o.Digest = ovf.SHA256
@@ -202,6 +203,10 @@ func (f *fixer) plan() error {
 	byOld := make(map[string]*member)
 	for _, r := range f.v.files {
 		if r.name == "" {
+			// Its line would be left out, as that of a file that nobody names: nothing would tell any more that it was there.
+			if !f.o.Damaged && (digests(r.Href) != nil || digests(r.Href+".000000000") != nil) {
+				return fmt.Errorf("%.200q: %w: it is not in the package", r.Href, ovf.ErrDigest)
+			}
 			continue
 		}
 		m := byOld[r.name]

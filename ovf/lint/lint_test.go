@@ -391,6 +391,23 @@ func TestImporters(t *testing.T) {
 	}
 }
 
+// TestCutOff: of a package that ends before its disk, the manifest tells what is missing, and goes on doing so.
+func TestCutOff(t *testing.T) {
+	p := good(t, disk(t))
+	b := p.bytes(t)
+	b = b[:bytes.Index(b, p.disk)-512]
+	q, err := ova.Open(t.Context(), bytes.NewReader(b), ova.Options{})
+	must(t, err)
+	defer q.Close()
+	if _, err := lint.Fix(t.Context(), q, ova.NewWriter(io.Discard, ova.WriterOptions{}), lint.FixOptions{}); !errors.Is(err, ovf.ErrDigest) || !strings.Contains(err.Error(), "blank-disk1.vmdk") {
+		t.Errorf("%v", err)
+	}
+	rep := fix(t, q, filepath.Join(t.TempDir(), "out.ova"), lint.FixOptions{Damaged: true})
+	if !slices.ContainsFunc(rep.Left, func(f lint.Finding) bool { return f.Rule == "file-missing" }) {
+		t.Errorf("left: %v", rep.Left)
+	}
+}
+
 // TestDamaged: a wrong digest is not made right.
 func TestDamaged(t *testing.T) {
 	p := good(t, disk(t))

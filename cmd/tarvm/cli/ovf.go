@@ -562,7 +562,7 @@ what else the envelope says stays. While it reads them, it compares the files wi
 	f.StringVar(&o.envelope, "envelope", "", "the .ovf, a `PATH` in the package, where there are several")
 	f.StringVar(&o.key, "sign-key", "", "sign it with the private key in `FILE` (PEM), with --sign-cert")
 	f.StringVar(&o.cert, "sign-cert", "", "the X.509 certificate in `FILE` (PEM) that belongs to the key")
-	f.BoolVar(&o.damaged, "damaged", false, "take files as they are that do not have their digests")
+	f.BoolVar(&o.damaged, "damaged", false, "take files as they are that do not have their digests, and do without ones that are not there")
 	f.BoolVar(&o.force, "force", false, "replace FILE if it is there")
 	fixed(cmd, "for", importerNames()...)
 	fixed(cmd, "digest", "sha256", "sha1", "sha512")
